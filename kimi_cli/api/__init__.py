@@ -1,0 +1,1 @@
+"""The wire: values, event decoding, retries and HTTP. It knows no terminal and no environment."""

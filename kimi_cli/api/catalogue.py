@@ -1,0 +1,49 @@
+"""The documented models of the gateway, which has no models endpoint.
+
+Facts from the gateway's guide and documents and from Moonshot's model pages, as of the date
+below (design note api.md, section 2). The list is shown, never enforced: any name passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+AS_OF = "2026-08-23"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model; None where it is not known. *context* counts text tokens."""
+
+    id: str
+    context: int | None = None
+    thinks: str | None = None
+    images: bool | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the object of ``kimi models --json``."""
+        return {
+            "id": self.id,
+            "context": self.context,
+            "thinks": self.thinks,
+            "images": self.images,
+            "note": self.note,
+        }
+
+
+_RETIRED = "one of the guide's first seven; not listed by the gateway any more"
+
+DOCUMENTED = (
+    Model("kimi-k3", 1_048_576, "always", True, "newest; 131,072 tokens of output by default"),
+    Model("kimi-k2.6", 262_144, "can be disabled", True),
+    Model("kimi-k2.5", 262_144, "can be disabled", True, "the guide's example"),
+    Model("kimi-k2-thinking", 262_144, "always", False),
+    Model("kimi-k2-thinking-turbo", 262_144, "always", False),
+    Model("kimi-k2-instruct-0905", 262_144, "no", False, _RETIRED),
+    Model("kimi-k2-0905-preview", 262_144, "no", False, _RETIRED),
+    Model("kimi-k2-turbo-preview", 262_144, "no", False, _RETIRED),
+    Model("kimi-k2-0711-preview", 131_072, "no", False, _RETIRED),
+    Model("kimi-k2.7-code", 262_144, "always", True, "at Moonshot only"),
+    Model("kimi-k2.7-code-highspeed", 262_144, "always", True, "at Moonshot only"),
+)

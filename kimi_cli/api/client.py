@@ -1,0 +1,359 @@
+"""Calls to the chat-completion API: one JSON answer, a streamed answer, the list of models."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, TypeVar
+
+from kimi_cli import __version__
+from kimi_cli.api import codec
+from kimi_cli.api.catalogue import Model
+from kimi_cli.api.limits import Limits
+from kimi_cli.api.messages import (
+    ChunkFolder,
+    Completion,
+    Delta,
+    Ending,
+    Request,
+    read_completion,
+)
+from kimi_cli.api.refusals import Refusal, Refused, holds_error, read_refusal
+from kimi_cli.api.retry import RetryPolicy, parse_retry_after
+from kimi_cli.api.sse import EventDecoder
+from kimi_cli.api.transport import Call, Reply, Transport
+from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TemporaryFailure
+
+_T = TypeVar("_T")
+_MARKUP = re.compile(rb"<(style|script).*?</\1>|<[^>]*>", re.DOTALL)
+
+_DOCUMENT_LIMIT = 256 * 2**20
+_EVENT_LIMIT = 64 * 2**20
+_ERROR_LIMIT = 2**20
+_GRACE = 5.0
+"""Seconds to wait for usage and ``[DONE]`` once a finish_reason has ended the answer."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """One more attempt is about to be made: which one of how many, when (s), and why."""
+
+    attempt: int
+    attempts: int
+    delay: float
+    error: KimiError
+
+
+class Stream:
+    """The deltas of one answer, in order; ``ending`` says the rest once they are exhausted."""
+
+    def __init__(self, reply: Reply) -> None:
+        """Read from *reply*, whose status and type were found good."""
+        self._reply = reply
+        self._folder = ChunkFolder()
+        self._deltas = self._read_json() if _is_json(reply) else self._read_events()
+        self._received = 0
+        # The first delta is read here: as long as it has not come, the call may be repeated.
+        self._first = next(self._deltas, None)
+
+    def __iter__(self) -> Iterator[Delta]:
+        """Yield what each read from the wire added.
+
+        Raises StreamTruncated when the stream ends without finish_reason and ``[DONE]``,
+        TimedOut, NotTheApi, or Refused for an error object inside the stream.
+        """
+        if self._first is not None:
+            yield self._first
+            yield from self._deltas
+
+    @property
+    def ending(self) -> Ending:
+        """What is known of the answer besides its text."""
+        return self._folder.end()
+
+    def collect(self) -> Completion:
+        """Read to the end and return the whole answer; raises as iteration does."""
+        deltas = list(self)
+        content = "".join(delta.content for delta in deltas)
+        reasoning = "".join(delta.reasoning for delta in deltas)
+        return Completion(content, reasoning, self.ending)
+
+    def _read_json(self) -> Iterator[Delta]:
+        """Take one whole completion from a host that does not stream."""
+        self._fold(_parse(self._reply.read(_DOCUMENT_LIMIT)))
+        if delta := self._folder.take():
+            yield delta
+
+    def _read_events(self) -> Iterator[Delta]:
+        try:
+            for done in self._fold_events():
+                if delta := self._folder.take():
+                    self._received += len(delta.content) + len(delta.reasoning)
+                    yield delta
+                if done:
+                    return
+        except KimiError as error:
+            if self._folder.finish_reason is not None and isinstance(error, TemporaryFailure):
+                return
+            if self._received or isinstance(error, TemporaryFailure):
+                error.args = (f"the answer was cut off {self._tell_progress()}: {error}",)
+            raise
+        if self._folder.finish_reason is None:
+            raise StreamTruncated(
+                f"the answer was cut off {self._tell_progress()}: the stream ended without "
+                "finish_reason or [DONE]"
+            )
+
+    def _fold_events(self) -> Iterator[bool]:
+        """Fold event by event; yield after every read whether ``[DONE]`` was seen."""
+        decoder = EventDecoder()
+        timer = self._reply.timer
+        pieces = _refuse_foreign(self._reply)
+        fold, finished = self._fold, False
+        for piece in pieces:
+            if events := decoder.feed(piece):
+                timer.touch()
+            elif decoder.held > _EVENT_LIMIT:
+                raise NotTheApi(f"the host sent an event of more than {_EVENT_LIMIT} bytes")
+            for position, event in enumerate(events):
+                if event == b"[DONE]":
+                    yield True
+                    return
+                try:
+                    fold(_parse(event))
+                except KimiError:
+                    # What came before the bad event belongs to the answer.
+                    if position:
+                        yield False
+                    raise
+            if not finished and self._folder.finish_reason is not None:
+                finished = True
+                timer.expect(_GRACE)
+            yield False
+        if (rest := decoder.flush()) is not None:
+            yield self._fold_rest(rest)
+
+    def _fold_rest(self, event: bytes) -> bool:
+        """Fold an event whose empty line never came; one that was cut is no event."""
+        if event == b"[DONE]":
+            return True
+        try:
+            document = codec.loads(event)
+        except ValueError:
+            return False
+        self._fold(document)
+        return False
+
+    def _fold(self, chunk: Any) -> None:
+        if holds_error(chunk):
+            raise Refused(_read_refusal(self._reply, chunk))
+        self._folder.add(chunk)
+
+    def _tell_progress(self) -> str:
+        return f"after {self._received} characters" if self._received else "before its first word"
+
+
+class Client:
+    """One origin, one bearer token. Retries as its policy says; prints nothing."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        bearer_token: str | None,
+        limits: Limits,
+        policy: RetryPolicy,
+        notify: Callable[[Retry], None] = lambda retry: None,
+    ) -> None:
+        """Use *transport*; *notify* is told of every further attempt before its wait."""
+        self._transport = transport
+        self._limits = limits
+        self._policy = policy
+        self._notify = notify
+        self._headers = {
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": f"kimi-pipe/{__version__}",
+        }
+        if bearer_token is not None:
+            self._headers["Authorization"] = f"Bearer {bearer_token}"
+
+    def complete(self, request: Request) -> Completion:
+        """Ask for one whole answer as JSON.
+
+        Raises Refused, Unreachable, TimedOut, StreamTruncated or NotTheApi.
+        """
+        return self._persist(lambda deadline: self._complete_once(request, deadline))
+
+    @contextmanager
+    def stream(self, request: Request) -> Iterator[Stream]:
+        """Ask for an answer and yield it as it comes; raises as ``complete`` does.
+
+        Attempts are repeated only until the first delta: text that was shown is never taken
+        back, nor bought twice.
+        """
+        with ExitStack() as stack:
+            yield self._persist(lambda deadline: self._start_stream(stack, request, deadline))
+
+    def list_models(self) -> list[Model]:
+        """Ask the host's models endpoint; raises as ``complete`` does."""
+        document = self._persist(self._fetch_models)
+        try:
+            return [_read_model(entry) for entry in document["data"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise NotTheApi("the host's list of models has an unknown shape") from error
+
+    def probe(self, *, has_models: bool) -> None:
+        """Find out, at no cost, whether the token is taken; raises as ``complete`` does.
+
+        A host without a models endpoint is sent a request that it must refuse: refusals are not
+        billed.
+        """
+        method, path, body = (
+            ("GET", "/models", None) if has_models else ("POST", "/chat/completions", b"{}")
+        )
+        with self._send(method, path, body, None) as reply:
+            reply.read(_DOCUMENT_LIMIT)
+
+    def _persist(self, call: Callable[[float | None], _T]) -> _T:
+        """Run *call* until it succeeds or the policy ends it."""
+        began = time.monotonic()
+        total = self._limits.total
+        deadline = None if total is None else began + total
+        policy = self._policy
+        if total is not None:
+            policy = replace(policy, budget=min(policy.budget, total))
+        for attempt in count(1):
+            try:
+                return call(deadline)
+            except KimiError as error:
+                elapsed = time.monotonic() - began
+                delay = policy.plan_delay(error, attempt=attempt, elapsed=elapsed)
+                if delay is None:
+                    raise
+                self._notify(Retry(attempt, policy.retries, delay, error))
+                time.sleep(delay)
+        raise AssertionError("unreachable")
+
+    def _complete_once(self, request: Request, deadline: float | None) -> Completion:
+        with self._post(request, deadline) as reply:
+            if not _is_json(reply):
+                raise _explain_foreign(reply)
+            body = reply.read(_DOCUMENT_LIMIT)
+            document = _parse(body)
+            if holds_error(document):
+                raise Refused(_read_refusal(reply, document))
+            return read_completion(document)
+
+    def _start_stream(self, stack: ExitStack, request: Request, deadline: float | None) -> Stream:
+        with ExitStack() as attempt:
+            stream = Stream(attempt.enter_context(self._post(request, deadline)))
+            stack.push(attempt.pop_all())
+            return stream
+
+    def _fetch_models(self, deadline: float | None) -> Any:
+        with self._send("GET", "/models", None, deadline) as reply:
+            return _parse(reply.read(_DOCUMENT_LIMIT))
+
+    @contextmanager
+    def _post(self, request: Request, deadline: float | None) -> Iterator[Reply]:
+        with self._send("POST", "/chat/completions", request.encode(), deadline) as reply:
+            yield reply
+
+    @contextmanager
+    def _send(
+        self, method: str, path: str, body: bytes | None, deadline: float | None
+    ) -> Iterator[Reply]:
+        """Yield a reply of status 2xx; raise Refused or NotTheApi for any other."""
+        call = Call(method, path, self._headers, body)
+        with self._transport.exchange(call, self._limits, deadline) as reply:
+            if not 200 <= reply.status < 300:
+                raise _explain_status(reply)
+            yield reply
+
+
+def _is_json(reply: Reply) -> bool:
+    return "json" in reply.headers.get("content-type", "").lower()
+
+
+def _parse(data: bytes) -> Any:
+    """Parse what should be JSON; raises NotTheApi with its first words when it is not."""
+    try:
+        document = codec.loads(data)
+    except ValueError as error:
+        raise NotTheApi(f"the host sent what is not JSON: {_quote(data)}") from error
+    if not isinstance(document, dict):
+        raise NotTheApi(f"the host sent no JSON object: {_quote(data)}")
+    return document
+
+
+def _quote(data: bytes) -> str:
+    """Return the first words of a foreign reply, in one line."""
+    return " ".join(data[:400].decode(errors="replace").split())[:120]
+
+
+def _refuse_foreign(reply: Reply) -> Iterator[bytes]:
+    """Yield the pieces of *reply*; raise NotTheApi first when they are no event stream."""
+    pieces = reply.iterate()
+    if "event-stream" in reply.headers.get("content-type", "").lower():
+        yield from pieces
+        return
+    first = next(pieces, b"")
+    if not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"data:", b":", b"event:")):
+        raise _explain_foreign(reply, first)
+    yield first
+    yield from pieces
+
+
+def _explain_foreign(reply: Reply, start: bytes = b"") -> NotTheApi:
+    kind = reply.headers.get("content-type", "no content type")
+    start = start or next(reply.iterate(), b"")
+    return NotTheApi(
+        f"the host sent {kind} instead of an answer (HTTP {reply.status}): {_quote(start)}; "
+        "check --base-url"
+    )
+
+
+def _explain_status(reply: Reply) -> KimiError:
+    """Say what a status outside 2xx means, with the body's help where it has any."""
+    if 300 <= reply.status < 400:
+        target = reply.headers.get("location", "nowhere")
+        return NotTheApi(
+            f"the host redirects (HTTP {reply.status}) to {target[:200]}; redirects are not "
+            "followed, for the prompt and token would go with them; check --base-url"
+        )
+    body = b""
+    with contextlib.suppress(KimiError):
+        body = reply.read(_ERROR_LIMIT)
+    try:
+        document: Any = codec.loads(body)
+    except ValueError:
+        document = {"message": _quote(_MARKUP.sub(b" ", body))}
+    return Refused(_read_refusal(reply, document))
+
+
+def _read_refusal(reply: Reply, document: Any) -> Refusal:
+    headers = reply.headers
+    return read_refusal(
+        reply.status,
+        document,
+        trace_id=headers.get("x-trace-id") or headers.get("x-request-id"),
+        retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
+    )
+
+
+def _read_model(entry: dict[str, Any]) -> Model:
+    """Read one entry of a models endpoint; Moonshot says more than the others."""
+    thinks = entry.get("supports_reasoning")
+    context = entry.get("context_length") or (entry.get("meta") or {}).get("n_ctx")
+    return Model(
+        id=str(entry["id"]),
+        context=context,
+        thinks=None if thinks is None else ("yes" if thinks else "no"),
+        images=entry.get("supports_image_in"),
+    )

@@ -1,0 +1,48 @@
+"""JSON as it goes over the wire: read with orjson where it is installed, written by the stdlib.
+
+Writing stays with one library, so that the same request has the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+try:
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _strict_loads(data: bytes | str) -> Any:
+    """Parse *data* as RFC 8259 has it: ``NaN`` and ``Infinity`` raise ValueError."""
+    return json.loads(data, parse_constant=_refuse_constant)
+
+
+def _loads_with_fallback(data: bytes | str) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # orjson refuses escaped lone surrogates, which some servers send inside an answer.
+        return _strict_loads(data)
+
+
+loads = _strict_loads if orjson is None else _loads_with_fallback
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON with the text itself, not escapes; NaN and infinities raise ValueError."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def mend_surrogates(text: str) -> str:
+    """Join surrogate pairs, and put U+FFFD in the place of a lone one, so *text* can be UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

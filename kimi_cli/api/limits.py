@@ -1,0 +1,69 @@
+"""Time limits kept by our own clock.
+
+A socket's time limit starts anew with every byte, so a server that drips comments, header lines
+or ``100 Continue`` can hold a caller for ever, and name resolution has no limit at all. What is
+counted here is what matters: a connection, a data event, the whole call.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from kimi_cli.errors import TimedOut
+
+TICK = 1.0
+"""Longest wait between two looks at the clock, in seconds."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds for a connection, between two data events, and for the whole call (None: any)."""
+
+    connect: float = 10.0
+    idle: float = 120.0
+    total: float | None = None
+
+
+class Timer:
+    """Counts one exchange down; raises TimedOut when the limit of its phase has run out."""
+
+    def __init__(self, limits: Limits, deadline: float | None) -> None:
+        """Begin with the connect limit; *deadline* is on the monotonic clock."""
+        self._limits = limits
+        self._deadline = deadline
+        self._connecting = True
+        self._allowed = limits.connect
+        self._touched = self._looked = time.monotonic()
+
+    def expect(self, seconds: float | None = None) -> None:
+        """Allow *seconds* (by default the idle limit) from now until the next data event."""
+        self._connecting = False
+        self._allowed = self._limits.idle if seconds is None else seconds
+        self.touch()
+
+    def touch(self) -> None:
+        """Note that something came."""
+        self._touched = time.monotonic()
+
+    def plan_wait(self) -> float:
+        """Return how long to wait until the next look, in seconds; raises TimedOut."""
+        now = time.monotonic()
+        if now - self._looked > 2 * TICK and self._looked > self._touched:
+            # Stopped by ^Z, or suspended, while we waited: that silence was not the server's.
+            self._touched += now - self._looked
+        self._looked = now
+        left = self._touched + self._allowed - now
+        if self._deadline is not None and self._deadline <= now:
+            limit = self._limits.total
+            raise TimedOut(f"not done within {limit:g} s (limit: max-time)", final=True)
+        if left <= 0:
+            raise TimedOut(self._complain())
+        if self._deadline is not None:
+            left = min(left, self._deadline - now)
+        return min(left, TICK)
+
+    def _complain(self) -> str:
+        if self._connecting:
+            return f"no connection within {self._allowed:g} s (limit: connect-timeout)"
+        return f"no data for {self._allowed:g} s (limit: timeout)"

@@ -1,0 +1,211 @@
+"""Values of the chat-completion API: requests, deltas, completions; to and from JSON.
+
+Shapes are those of the guide's samples and of the OpenAI-compatible hosts (design note api.md,
+sections 1 and 3); unknown keys are tolerated everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from kimi_cli.api import codec
+from kimi_cli.errors import NotTheApi
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation; *role* is ``system``, ``user``, ``assistant`` or ``tool``."""
+
+    role: str
+    content: str
+
+    def to_json(self) -> JSON:
+        """Return the object the API takes."""
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call for a completion.
+
+    *parameters* holds body fields by their API names, only those that the user gave: several
+    models answer HTTP 400 to a sampling field they did not expect, even to its default.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    stream: bool = True
+    ask_usage: bool = True
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> JSON:
+        """Return the body; *parameters* have the last word."""
+        body: JSON = {
+            "model": self.model,
+            "messages": [message.to_json() for message in self.messages],
+            "stream": self.stream,
+        }
+        if self.stream and self.ask_usage:
+            body["stream_options"] = {"include_usage": True}
+        return body | dict(self.parameters)
+
+    def encode(self) -> bytes:
+        """Return the body as it goes over the wire: UTF-8 JSON."""
+        return codec.dumps(self.to_json()).encode()
+
+
+class Delta(NamedTuple):
+    """What one read from the wire adds to the answer; *reasoning* comes before *content*."""
+
+    content: str
+    reasoning: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is known of an answer once it is over; None where the host did not say."""
+
+    id: str | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: JSON | None = None
+    tool_calls: tuple[JSON, ...] = ()
+
+    def find_flaw(self, *, has_text: bool) -> str | None:
+        """Say why the answer is not whole; None when the model came to its own full stop."""
+        reason = self.finish_reason
+        if reason == "length":
+            return "the answer is incomplete: finish_reason length; raise --max-tokens"
+        if reason not in (None, "stop", "tool_calls"):
+            return f"the answer is incomplete: finish_reason {reason}"
+        if not has_text and not self.tool_calls:
+            return "the answer is empty; ask again, or in other words"
+        return None
+
+    def dump_tool_calls(self) -> str:
+        """Return the tool calls as one line of JSON, an array."""
+        return codec.dumps(list(self.tool_calls))
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One whole answer."""
+
+    content: str
+    reasoning: str
+    ending: Ending
+
+    @property
+    def delta(self) -> Delta:
+        """The whole text, as one delta."""
+        return Delta(self.content, self.reasoning)
+
+    def dump(self) -> str:
+        """Return the object of ``--json`` as one line; kimi-ask(1) documents it as stable."""
+        shown: JSON = {
+            "content": self.content,
+            "reasoning": self.reasoning,
+            "model": self.ending.model,
+            "id": self.ending.id,
+            "finish_reason": self.ending.finish_reason,
+            "usage": self.ending.usage,
+        }
+        if self.ending.tool_calls:
+            shown["tool_calls"] = list(self.ending.tool_calls)
+        return codec.dumps(shown)
+
+
+class ChunkFolder:
+    """Folds the chunks of a stream: text is handed on in deltas, all else ends in an Ending."""
+
+    def __init__(self) -> None:
+        """Start before the first chunk."""
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._tool_calls: dict[int, JSON] = {}
+        self._id: str | None = None
+        self._model: str | None = None
+        self._usage: JSON | None = None
+        self.finish_reason: str | None = None
+
+    def add(self, chunk: JSON) -> None:
+        """Fold one ``chat.completion.chunk`` object, or a whole ``chat.completion``.
+
+        Raises NotTheApi when a value has a type that the API never sends.
+        """
+        try:
+            self._add(chunk)
+        except (AttributeError, TypeError) as error:
+            shown = codec.dumps(chunk)[:80]
+            raise NotTheApi(f"the host sent JSON of an unknown shape: {shown}") from error
+
+    def _add(self, chunk: JSON) -> None:
+        if self._id is None:
+            self._id, self._model = chunk.get("id"), chunk.get("model")
+        if (usage := chunk.get("usage")) is not None:
+            self._usage = usage
+        for choice in chunk.get("choices") or ():
+            if choice.get("index"):
+                continue
+            if delta := choice.get("delta") or choice.get("message"):
+                self._add_delta(delta)
+            if reason := choice.get("finish_reason"):
+                self.finish_reason = reason
+            # Moonshot puts the usage of a stream into the last choice.
+            if (usage := choice.get("usage")) is not None:
+                self._usage = usage
+
+    def _add_delta(self, delta: JSON) -> None:
+        # `reasoning` is a copy of `reasoning_content` where both are sent: take one.
+        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+            self._reasoning.append(reasoning)
+        if content := delta.get("content"):
+            self._content.append(content)
+        for fragment in delta.get("tool_calls") or ():
+            self._add_tool_call(fragment)
+
+    def _add_tool_call(self, fragment: JSON) -> None:
+        """Join the fragments of a call: only its first has a name, all have arguments."""
+        function = fragment.get("function") or {}
+        index = fragment.get("index")
+        if index is None:
+            index = len(self._tool_calls) - (0 if function.get("name") else 1)
+        call = self._tool_calls.setdefault(
+            index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = fragment.get("id") or call["id"]
+        call["type"] = fragment.get("type") or call["type"]
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+    def take(self) -> Delta | None:
+        """Return the text that came since the last call; None when there was none.
+
+        Raises NotTheApi when what came as text was none.
+        """
+        if not self._content and not self._reasoning:
+            return None
+        try:
+            delta = Delta("".join(self._content), "".join(self._reasoning))
+        except TypeError as error:
+            raise NotTheApi("the host sent an answer that is not text") from error
+        self._content.clear()
+        self._reasoning.clear()
+        return delta
+
+    def end(self) -> Ending:
+        """Return what is known once the stream is over."""
+        calls = tuple(self._tool_calls[index] for index in sorted(self._tool_calls))
+        return Ending(self._id, self._model, self.finish_reason, self._usage, calls)
+
+
+def read_completion(document: JSON) -> Completion:
+    """Read one whole ``chat.completion`` object; raises NotTheApi for an unknown shape."""
+    folder = ChunkFolder()
+    folder.add(document)
+    delta = folder.take() or Delta("", "")
+    return Completion(delta.content, delta.reasoning, folder.end())

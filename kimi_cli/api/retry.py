@@ -1,0 +1,74 @@
+"""What is worth another attempt, and how long to wait before it. No clock of its own, no I/O."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from kimi_cli.api.refusals import Refused
+from kimi_cli.errors import KimiError, StreamTruncated, TimedOut, Unreachable
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how long one request is tried again; times are in seconds."""
+
+    retries: int = 2
+    base: float = 1.0
+    longest: float = 30.0
+    budget: float = 120.0
+
+    def plan_delay(self, error: KimiError, *, attempt: int, elapsed: float) -> float | None:
+        """Return the wait before the next attempt, or None when *error* is final.
+
+        *attempt* counts from 1, *elapsed* runs since the first one began. The wait is
+        full-jitter exponential; a Retry-After is a floor, and ends the attempts at once when
+        the budget cannot hold it.
+        """
+        if attempt > self.retries or not is_transient(error):
+            return None
+        left = self.budget - elapsed
+        delay = random.uniform(0, min(self.longest, self.base * 2 ** (attempt - 1)))  # noqa: S311
+        asked = error.refusal.retry_after if isinstance(error, Refused) else None
+        if asked is not None:
+            delay += asked
+        return delay if delay <= left else None
+
+
+def is_transient(error: KimiError) -> bool:
+    """Tell whether the same request may succeed soon, provided no part of an answer came."""
+    match error:
+        case Refused():
+            return error.refusal.verdict.retryable
+        case Unreachable():
+            return error.transient
+        case TimedOut():
+            return not error.final
+        case StreamTruncated():
+            return True
+        case _:
+            return False
+
+
+def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for; None for nonsense.
+
+    *value* is a number of seconds or an HTTP date (RFC 9110, section 10.2.3); a date counts
+    from the reply's own *date* header, for the two clocks may differ.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _count_until(value, date)
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _count_until(value: str, date: str | None) -> float:
+    """Return the seconds between two HTTP dates, or NaN."""
+    try:
+        return (parsedate_to_datetime(value) - parsedate_to_datetime(date or "")).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return float("nan")

@@ -1,0 +1,317 @@
+"""The only HTTP of this package: one origin, its connections, and what can fail on them.
+
+Requests knows how to reach an origin (proxies, SOCKS, certificates); the connections under it
+are urllib3's, and are used directly, because a session would follow redirects, read netrc, keep
+cookies, and hold a stream's text back until its buffer is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException, RemoteDisconnected
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import urllib3
+from requests import PreparedRequest
+from requests.adapters import HTTPAdapter
+from requests.exceptions import RequestException
+from requests.utils import select_proxy
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+
+from kimi_cli.api.limits import Limits, Timer
+from kimi_cli.errors import ConfigError, KimiError, NotTheApi, StreamTruncated, Unreachable
+
+_PIECE = 65536
+_AHEAD = 4 * 2**20
+"""Bytes that may be received ahead of a slow reader."""
+
+_current = threading.local()
+
+
+@dataclass(frozen=True)
+class Route:
+    """How to reach an origin: its base URL, proxies by scheme, and a CA file or folder."""
+
+    base_url: str
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: str | None = None
+
+    @property
+    def host(self) -> str:
+        """The host (and port) of the base URL, for messages."""
+        return self.base_url.split("/")[2]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What goes into one HTTP request; *path* is joined to the base URL."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+class Transport(HTTPAdapter):
+    """The connections to one origin. No cookies, no netrc, no redirects, no retries."""
+
+    def __init__(self, route: Route) -> None:
+        """Prepare the way along *route*; nothing is sent yet.
+
+        Raises ConfigError when a proxy or CA path of the route cannot be used.
+        """
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self.route = route
+        self._proxies = dict(route.proxies)
+        try:
+            request = self._prepare("")
+            verify = route.ca_bundle or True
+            pool = self.get_connection_with_tls_context(request, verify, self._proxies)
+            self.cert_verify(pool, request.url or "", verify, None)
+        except (RequestException, HTTPError, OSError, ValueError) as error:
+            raise ConfigError(f"cannot use the proxy or CA settings: {error}") from error
+        proxy = select_proxy(request.url or "", self._proxies)
+        self._headers = self.proxy_headers(proxy) if proxy and pool.scheme == "http" else {}
+        pool.ConnectionCls = _attach_to_exchange(pool.ConnectionCls)
+        self.pool = pool
+
+    @contextmanager
+    def exchange(
+        self, call: Call, limits: Limits, deadline: float | None = None
+    ) -> Iterator[Reply]:
+        """Send one request; yield its reply as soon as the headers are there.
+
+        *deadline* is on the monotonic clock. Raises Unreachable, TimedOut, StreamTruncated (the
+        request may have been taken) or NotTheApi (what came is not HTTP).
+        """
+        exchange = _Exchange(self, call, Timer(limits, deadline), limits.connect)
+        try:
+            yield Reply(exchange.receive_head(), exchange)
+        finally:
+            exchange.give_up()
+
+    def open(self, call: Call, body: Iterator[bytes] | None, connect: float) -> Any:
+        """Send *call* on a connection of the pool; return urllib3's response, body unread."""
+        headers = {**self._headers, **call.headers}
+        if call.body is not None:
+            headers["Content-Length"] = str(len(call.body))
+        return self.pool.urlopen(
+            call.method,
+            self.request_url(self._prepare(call.path), self._proxies),
+            body=body,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=urllib3.Timeout(connect=connect, read=None),
+            preload_content=False,
+            decode_content=False,
+        )
+
+    def _prepare(self, path: str) -> PreparedRequest:
+        request = PreparedRequest()
+        request.prepare_url(self.route.base_url + path, None)
+        return request
+
+
+class _Exchange:
+    """One request and its reply, carried by a thread of its own.
+
+    The thread may hang in name resolution or in a read; the caller waits on a queue, by its own
+    clock, and stays open to signals. What piled up meanwhile is taken in one go, which is also
+    what makes a stream of many small chunks cheap.
+    """
+
+    def __init__(self, transport: Transport, call: Call, timer: Timer, connect: float) -> None:
+        self.timer = timer
+        self._host = transport.route.host
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._given_up = False
+        # Each is written by one thread only; their difference is what waits in the inbox.
+        self._received = self._taken = 0
+        arguments = (transport, call, connect)
+        threading.Thread(target=self._carry, args=arguments, daemon=True).start()
+
+    def receive_head(self) -> Any:
+        """Return urllib3's response; raise what became of the request in our own terms."""
+        item = self._wait()
+        if isinstance(item, Exception):
+            raise _explain(item, self._host) from item
+        return item
+
+    def receive_body(self) -> Iterator[bytes]:
+        """Yield what has come of the body, as soon as it has; see ``Reply.iterate``."""
+        while True:
+            item = self._wait()
+            pieces = []
+            for _ in range(self._inbox.qsize()):
+                if not isinstance(item, bytes):
+                    break
+                pieces.append(item)
+                item = self._inbox.get()
+            if isinstance(item, bytes):
+                pieces.append(item)
+            if pieces:
+                data = b"".join(pieces)
+                self._taken += len(data)
+                yield data
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise StreamTruncated(f"the connection broke: {_describe(item)}") from item
+
+    def attach(self, connection: socket.socket) -> None:
+        """Take charge of an open *connection*, before anything is sent on it."""
+        with self._lock:
+            if self._given_up:
+                raise ConnectionAbortedError("given up while connecting")
+            self._socket = connection
+        # A socket's own limit would end a long upload; the timer judges instead.
+        connection.settimeout(None)
+        self.timer.expect()
+
+    def give_up(self) -> None:
+        """Cut the connection; the carrying thread wakes up at its end and cleans up."""
+        with self._lock:
+            self._given_up = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _wait(self) -> Any:
+        """Return the next thing that the carrier delivers; raises TimedOut."""
+        while True:
+            try:
+                return self._inbox.get(timeout=self.timer.plan_wait())
+            except Empty:
+                continue
+
+    def _carry(self, transport: Transport, call: Call, connect: float) -> None:
+        _current.exchange = self
+        try:
+            response = transport.open(call, self._cut(call.body), connect)
+            self._inbox.put(response)
+            with contextlib.closing(response):
+                for piece in _read_promptly(response):
+                    self._inbox.put(piece)
+                    self._received += len(piece)
+                    while self._received - self._taken > _AHEAD and not self._given_up:
+                        time.sleep(0.001)
+            self._inbox.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+            self._inbox.put(error)
+
+    def _cut(self, body: bytes | None) -> Iterator[bytes] | None:
+        """Send *body* in pieces: a slow upload is progress, one that stands still is not."""
+        if body is None:
+            return None
+        return self._cut_and_touch(body)
+
+    def _cut_and_touch(self, body: bytes) -> Iterator[bytes]:
+        for start in range(0, len(body), _PIECE):
+            self.timer.touch()
+            yield body[start : start + _PIECE]
+
+
+class Reply:
+    """One HTTP reply: its status and headers, and the body that is still to come."""
+
+    def __init__(self, response: Any, exchange: _Exchange) -> None:
+        """Wrap urllib3's *response*, whose body *exchange* receives."""
+        self.status: int = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self.timer = exchange.timer
+        self._pieces = exchange.receive_body()
+
+    def iterate(self) -> Iterator[bytes]:
+        """Yield the body in pieces, each as soon as it is there.
+
+        Raises StreamTruncated when the connection breaks, TimedOut when a limit ran out. Only
+        the caller knows what counts as progress: it touches the timer.
+        """
+        return self._pieces
+
+    def read(self, limit: int) -> bytes:
+        """Return the whole body; raises NotTheApi beyond *limit* bytes."""
+        body = bytearray()
+        for piece in self._pieces:
+            self.timer.touch()
+            body += piece
+            if len(body) > limit:
+                raise NotTheApi(f"the host sent more than {limit} bytes in one document")
+        return bytes(body)
+
+
+def _attach_to_exchange(connection_class: Any) -> Any:
+    """Derive a connection class whose sockets the exchange of the thread takes charge of."""
+
+    class AttachedConnection(connection_class):  # type: ignore[misc]
+        def request(self, *arguments: Any, **options: Any) -> None:
+            if self.sock is None:
+                self.connect()
+            _current.exchange.attach(self.sock)
+            super().request(*arguments, **options)
+
+    return AttachedConnection
+
+
+def _read_promptly(response: Any) -> Iterator[bytes]:
+    """Yield the body of urllib3's *response* as it comes, never waiting for a full buffer.
+
+    urllib3's chunk reader is prompt and quick, but only ``read1`` is prompt for the other
+    framings, and it alone bounds what a compressed piece may unfold to.
+    """
+    if response.chunked and "content-encoding" not in response.headers:
+        yield from response.read_chunked(_PIECE)
+        return
+    while piece := response.read1(_PIECE, decode_content=True):
+        yield piece
+
+
+def _explain(error: Exception, host: str) -> KimiError:
+    """Say in our terms why no reply came."""
+    cause = error.original_error if isinstance(error, ProxyError) else error
+    root, reason = _find_root(cause), _describe(cause)
+    if isinstance(error, ProxyError):
+        return Unreachable(f"cannot reach {host} through the proxy: {reason}")
+    if isinstance(error, NameResolutionError):
+        return Unreachable(f"cannot resolve {host}: {reason}", transient=True)
+    if isinstance(error, SSLError):
+        return Unreachable(f"cannot trust {host}: {reason}")
+    if isinstance(error, (NewConnectionError, ConnectTimeoutError)):
+        return Unreachable(f"cannot reach {host}: {reason}", transient=True)
+    if isinstance(root, HTTPException) and not isinstance(root, RemoteDisconnected):
+        return NotTheApi(f"{host} does not speak HTTP: {reason}")
+    if isinstance(error, (HTTPError, OSError)):
+        return StreamTruncated(f"{host} closed the connection without a reply: {reason}")
+    raise error
+
+
+def _find_root(error: BaseException) -> BaseException:
+    """Return the innermost exception that *error* wraps or comes from."""
+    wrapped = [argument for argument in error.args if isinstance(argument, BaseException)]
+    inner = wrapped[0] if wrapped else error.__cause__
+    return error if inner is None else _find_root(inner)
+
+
+def _describe(error: BaseException) -> str:
+    """Return the innermost reason in one line, without urllib3's object names."""
+    root = _find_root(error)
+    text = getattr(root, "strerror", None) or str(root) or type(root).__name__
+    return " ".join(text.split())[:200]
