@@ -1,0 +1,179 @@
+"""The configuration file: its rows, its folder, and what is wrong with it.
+
+Every setting has one row in ``SETTINGS``, every key of a ``[profiles.NAME]`` table one in
+``PROFILE_KEYS``. kimi-config(5) documents them, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kimi_cli.errors import ConfigError
+from kimi_cli.profiles import DEFAULT_PROFILE
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: how its text is read, what types a configuration file may give, the default."""
+
+    parse: Callable[[str], Any]
+    types: tuple[type, ...]
+    default: Any
+    minimum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: object) -> str | None:
+        """Return what *value*, already of a right type, should have been; None when it is good."""
+        if self.choices and value not in self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.minimum is not None and not (
+            isinstance(value, (int, float)) and self.minimum <= value < float("inf")
+        ):
+            return f"a number not below {self.minimum:g}"
+        return None
+
+
+_NUMBER = (int, float)
+
+SETTINGS: dict[str, Setting] = {
+    "profile": Setting(str, (str,), DEFAULT_PROFILE),
+    "base_url": Setting(str, (str,), None),
+    "model": Setting(str, (str,), None),
+    "reasoning": Setting(str, (str,), "show", choices=("show", "hide")),
+    "connect_timeout": Setting(float, _NUMBER, 10.0, minimum=0.001),
+    "timeout": Setting(float, _NUMBER, None, minimum=0.001),
+    "max_time": Setting(float, _NUMBER, None, minimum=0.001),
+    "retries": Setting(int, (int,), 2, minimum=0),
+    "local_model": Setting(str, (str,), None),
+}
+
+PROFILE_KEYS: dict[str, Setting] = {
+    "base_url": Setting(str, (str,), ""),
+    "model": Setting(str, (str,), None),
+    "auth": Setting(str, (str,), "token", choices=("token", "none")),
+    "token_variable": Setting(str, (str,), None),
+    "token_command": Setting(str, (list,), ()),
+    "models": Setting(str, (str,), "live", choices=("live", "documented")),
+    "ask_usage": Setting(str, (bool,), True),
+}
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A parsed configuration file: plain settings, profiles, and what to warn of."""
+
+    path: Path
+    values: Mapping[str, Any] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def find_config_path(environment: Mapping[str, str]) -> Path:
+    """Return where the configuration file belongs; it need not exist."""
+    return find_folder(environment, "XDG_CONFIG_HOME", ".config") / "config.toml"
+
+
+def find_folder(environment: Mapping[str, str], variable: str, default: str) -> Path:
+    """Return our folder under an XDG base folder; a relative value is ignored, as XDG has it."""
+    base = environment.get(variable, "")
+    if not os.path.isabs(base):
+        base = os.path.join(environment.get("HOME") or os.path.expanduser("~"), default)
+    return Path(base) / "kimi"
+
+
+def read_config(path: Path) -> ConfigFile:
+    """Read the configuration file; one that does not exist is empty.
+
+    Raises ConfigError, with file and line, for bad TOML and wrong types; unknown keys become
+    warnings.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise ConfigError(f"{path} is writable by everybody; run 'chmod 600 {path}'")
+    except FileNotFoundError:
+        return ConfigFile(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    return _parse_config(path, text)
+
+
+def _parse_config(path: Path, text: str) -> ConfigFile:
+    import tomllib  # noqa: PLC0415 - a run without a configuration file does not pay for it
+
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    reader = _TableReader(path, text)
+    tables = document.pop("profiles", {})
+    if not isinstance(tables, dict):
+        raise reader.complain("", "profiles", "tables named [profiles.NAME]")
+    values = reader.read(document, "", SETTINGS)
+    profiles = {}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise reader.complain("profiles", name, "a table")
+        profiles[name] = reader.read(table, f"profiles.{name}", PROFILE_KEYS)
+    return ConfigFile(path, values, profiles, tuple(reader.warnings))
+
+
+class _TableReader:
+    """Checks the tables of one file against their rows, and names lines in what it says."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines = text.splitlines()
+        self.warnings: list[str] = []
+
+    def read(
+        self, table: Mapping[str, Any], section: str, rows: Mapping[str, Setting]
+    ) -> dict[str, Any]:
+        values = {}
+        for key, value in table.items():
+            row = rows.get(key)
+            if row is None:
+                self.warnings.append(f"{self._find(section, key)}: unknown key '{key}' is ignored")
+                continue
+            if type(value) not in row.types:
+                raise self.complain(section, key, " or ".join(map(_name_type, row.types)))
+            if isinstance(value, list):
+                if not all(isinstance(word, str) for word in value):
+                    raise self.complain(section, key, "a list of strings")
+                value = tuple(value)
+            if wanted := row.check(value):
+                raise self.complain(section, key, wanted)
+            values[key] = value
+        return values
+
+    def complain(self, section: str, key: str, wanted: str) -> ConfigError:
+        return ConfigError(f"{self._find(section, key)}: '{key}' must be {wanted}")
+
+    def _find(self, section: str, key: str) -> str:
+        """Return ``path:line`` of *key* in *section*; tomllib keeps no positions."""
+        current = ""
+        pattern = re.compile(rf'\s*(["\']?){re.escape(key)}\1\s*[=.]')
+        for number, line in enumerate(self._lines, 1):
+            if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+                current = header[1].replace('"', "").replace("'", "")
+                if current == f"{section}.{key}".lstrip("."):
+                    return f"{self._path}:{number}"
+            elif current == section and pattern.match(line):
+                return f"{self._path}:{number}"
+        return str(self._path)
+
+
+def _name_type(kind: type) -> str:
+    return {
+        str: "a string",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        list: "a list of strings",
+    }[kind]

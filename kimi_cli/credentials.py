@@ -1,0 +1,202 @@
+"""The bearer token: where it may come from, in which order, and for which origin.
+
+The order is that of kimi-auth(1). A source that was named and fails is an error: falling through
+to the next one would silently be another identity. Nothing here ever shows a token's value.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kimi_cli.errors import ConfigError
+from kimi_cli.keychain import Keychain, KeychainError
+from kimi_cli.settings import Settings, is_loopback
+from kimi_cli.tokenfile import TokenFile
+
+VENDOR_VARIABLES = {
+    "https://api.acedata.cloud": ("ACEDATACLOUD_API_TOKEN", "ACEDATACLOUD_API_KEY"),
+    "https://api.moonshot.ai": ("MOONSHOT_API_KEY",),
+    "https://api.moonshot.cn": ("MOONSHOT_API_KEY",),
+}
+"""Variables of the vendors' own tools; each is read for its own origin only."""
+
+SECRET_VARIABLES = {"KIMI_TOKEN"}.union(*VENDOR_VARIABLES.values())
+"""Variables that no child process inherits."""
+
+_LONGEST = 4096
+_COMMAND_SECONDS = 10
+_COMMAND_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class BearerToken:
+    """A checked bearer token, and the name of the source that it came from."""
+
+    value: str = field(repr=False)
+    source: str
+
+    @property
+    def tail(self) -> str:
+        """Return the last characters, enough to tell two tokens apart and no more."""
+        return "…" + (self.value[-4:] if len(self.value) >= 16 else "")
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where tokens are kept between runs: the OS keyring, and a file for who chose that."""
+
+    keychain: Keychain
+    file: TokenFile
+
+
+def find_bearer_token(
+    settings: Settings,
+    environment: Mapping[str, str],
+    stores: Stores,
+    *,
+    token_file: str | None = None,
+) -> BearerToken:
+    """Return the first token found for the origin of *settings*.
+
+    Raises ConfigError when a named source fails, or when there is no token at all.
+    """
+    return (
+        _read_named_file(token_file, "--token-file")
+        or _read_variables(("KIMI_TOKEN",), environment)
+        or _read_variables(VENDOR_VARIABLES.get(settings.origin, ()), environment)
+        or _read_own_variable(settings, environment)
+        or _read_named_file(environment.get("KIMI_TOKEN_FILE"), "KIMI_TOKEN_FILE")
+        or _read_systemd_credential(environment)
+        or _run_own_command(settings, environment)
+        or _search_stores(settings.origin, stores)
+    )
+
+
+def check_token(text: str, source: str) -> BearerToken:
+    """Return *text* as a token; raises ConfigError, without quoting it, when it cannot be one.
+
+    A token that reached an HTTP library with a line feed in it would come back in its error text.
+    """
+    value = text.removesuffix("\n").removesuffix("\r")
+    if not value.strip():
+        raise ConfigError(f"the bearer token from {source} is empty")
+    if len(value) > _LONGEST:
+        raise ConfigError(f"the bearer token from {source} is longer than {_LONGEST} characters")
+    if not all("!" <= character <= "~" for character in value):
+        raise ConfigError(
+            f"the bearer token from {source} holds a space, a line break or a character that "
+            "is not ASCII; it must be the bare token on one line"
+        )
+    return BearerToken(value, source)
+
+
+def _read_variables(names: tuple[str, ...], environment: Mapping[str, str]) -> BearerToken | None:
+    for name in names:
+        if name in environment:
+            return check_token(environment[name], name)
+    return None
+
+
+def _read_own_variable(settings: Settings, environment: Mapping[str, str]) -> BearerToken | None:
+    name = settings.profile.token_variable
+    if name is None or not settings.at_home:
+        return None
+    return _read_variables((name,), environment)
+
+
+def _read_named_file(path: str | None, source: str) -> BearerToken | None:
+    if path is None:
+        return None
+    if path == "-":
+        return check_token(_decode(sys.stdin.buffer.readline(_LONGEST + 2), source), source)
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) and mode & 0o077:
+                raise ConfigError(
+                    f"{path} ({source}) can be read by others; run 'chmod 600 {path}'"
+                )
+            return check_token(_decode(file.read(_LONGEST + 2), source), f"{source} {path}")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({source}): {error.strerror}") from error
+
+
+def _read_systemd_credential(environment: Mapping[str, str]) -> BearerToken | None:
+    """Read what ``LoadCredential=kimi-token:…`` provides; see systemd.exec(5)."""
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return None
+    path = Path(folder) / "kimi-token"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read the credential {path}: {error.strerror}") from error
+    return check_token(_decode(data, str(path)), "systemd credential kimi-token")
+
+
+def _run_own_command(settings: Settings, environment: Mapping[str, str]) -> BearerToken | None:
+    """Run the profile's token_command: no shell, no stdin, none of our secrets."""
+    command = settings.profile.token_command
+    if not command or not settings.at_home:
+        return None
+    import subprocess  # noqa: PLC0415 - most runs start no other program
+
+    source = f"token_command of profile {settings.profile.name}"
+    try:
+        done = subprocess.run(  # noqa: S603 - the user's own configuration names it
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=remove_secrets(environment),
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{source} took longer than {_COMMAND_SECONDS} s") from None
+    except OSError as error:
+        raise ConfigError(f"{source} cannot run '{command[0]}': {error.strerror}") from error
+    if done.returncode != 0:
+        raise ConfigError(f"{source} failed with exit status {done.returncode}")
+    if len(done.stdout) > _COMMAND_BYTES:
+        raise ConfigError(f"{source} printed more than {_COMMAND_BYTES} bytes")
+    return check_token(_decode(done.stdout, source), source)
+
+
+def remove_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return *environment* as a child process may see it."""
+    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES}
+
+
+def _search_stores(origin: str, stores: Stores) -> BearerToken:
+    try:
+        value = stores.keychain.load(origin)
+        trouble = ""
+    except KeychainError as error:
+        value, trouble = None, f" (keyring: {error})"
+    if value is not None:
+        return check_token(value, f"keyring ({stores.keychain.name})")
+    if (value := stores.file.load(origin)) is not None:
+        return check_token(value, str(stores.file.path))
+    raise ConfigError(f"no bearer token for {origin}{trouble}; {advise(origin)}")
+
+
+def advise(origin: str) -> str:
+    """Return the ways to give a token for *origin*."""
+    ways = "run 'kimi auth login', set KIMI_TOKEN, or name a file with --token-file"
+    if is_loopback(origin):
+        return f'{ways}; or --no-auth (auth = "none" in its profile) if this host needs none'
+    return ways
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        return data.decode("ascii")
+    except UnicodeDecodeError:
+        raise ConfigError(f"the bearer token from {source} is not ASCII text") from None

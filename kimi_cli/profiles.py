@@ -1,0 +1,43 @@
+"""Profiles: the hosts that ``kimi`` knows by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_PROFILE = "acedata"
+DEFAULT_MODEL = "kimi-k2.5"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A base URL under a name, with what is known of its host."""
+
+    name: str
+    base_url: str = ""
+    model: str | None = None
+    auth: str = "token"
+    """``token``, or ``none`` for a host that wants no bearer token."""
+    token_variable: str | None = None
+    """An environment variable that holds the bearer token of this profile's origin."""
+    token_command: tuple[str, ...] = ()
+    """A command, run without a shell, that prints it."""
+    models: str = "live"
+    """``live`` when the host has a models endpoint, ``documented`` when it has none."""
+    ask_usage: bool = True
+    """Whether a stream must be asked for its usage chunk."""
+    engine: str | None = None
+    """The engine that is started in process to answer at this profile's base URL."""
+
+
+BUILT_IN = (
+    Profile(
+        "acedata",
+        "https://api.acedata.cloud/kimi",
+        DEFAULT_MODEL,
+        models="documented",
+        ask_usage=False,
+    ),
+    Profile("moonshot", "https://api.moonshot.ai/v1", "kimi-k2.6"),
+    Profile("moonshot-cn", "https://api.moonshot.cn/v1", "kimi-k2.6"),
+    Profile("local", model="smollm2-135m", auth="none", engine="llama.cpp"),
+)

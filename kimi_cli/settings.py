@@ -1,0 +1,209 @@
+"""What is in force for one run: option > environment > configuration file > built-in.
+
+The environment variable of a setting is ``KIMI_`` and its name in capitals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from kimi_cli.config import SETTINGS, ConfigFile
+from kimi_cli.errors import ConfigError
+from kimi_cli.profiles import BUILT_IN, DEFAULT_MODEL, Profile
+
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+
+
+class Rank(IntEnum):
+    """How strong the source of a value is; the smallest wins."""
+
+    OPTION = 0
+    ENVIRONMENT = 1
+    CONFIG = 2
+    BUILT_IN = 3
+
+
+class Sourced(NamedTuple):
+    """A value, how strong its source is, and the source's name for messages."""
+
+    value: Any
+    rank: Rank
+    source: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is in force for one run of the program; None means that nothing was said."""
+
+    profile: Profile
+    base_url: str
+    """Where requests go; empty when the profile's engine is still to be started."""
+    model: str
+    reasoning: str
+    connect_timeout: float
+    timeout: float | None
+    max_time: float | None
+    retries: int
+    local_model: str | None
+    profiles: tuple[str, ...]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """The name of each value's source."""
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the base URL: what a stored bearer token belongs to."""
+        return find_origin(self.base_url)
+
+    @property
+    def at_home(self) -> bool:
+        """Whether requests go to the profile's own origin, so that its secrets may go along."""
+        return find_origin(self.profile.base_url) == self.origin
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the host is known to want no bearer token."""
+        return self.profile.auth == "none" and self.at_home
+
+    @property
+    def is_documented(self) -> bool:
+        """Whether the host has no models endpoint, only documents."""
+        return self.profile.models == "documented" and self.at_home
+
+    @property
+    def needs_engine(self) -> bool:
+        """Whether the profile's engine answers, and not a host."""
+        return self.profile.engine is not None and not self.base_url
+
+
+def resolve(
+    options: Mapping[str, Any], environment: Mapping[str, str], config: ConfigFile
+) -> Settings:
+    """Settle every setting by precedence; None in *options* means not given.
+
+    Raises ConfigError for a bad value in the environment, an unknown profile or a bad base URL.
+    """
+    settled = {name: _settle(name, options, environment, config) for name in SETTINGS}
+    profiles = list_profiles(config)
+    profile = _find_profile(settled["profile"], profiles)
+    settled["base_url"] = _choose_base_url(settled["base_url"], settled["profile"].rank, profile)
+    settled["model"] = _choose_model(settled["model"], profile, config)
+    values = {name: entry.value for name, entry in settled.items()}
+    return Settings(
+        **{**values, "profile": profile},
+        profiles=tuple(profiles),
+        sources={name: entry.source for name, entry in settled.items()},
+    )
+
+
+def list_profiles(config: ConfigFile) -> dict[str, Profile]:
+    """Return every profile by name; the file's tables change built-in ones or add new ones."""
+    profiles = {profile.name: profile for profile in BUILT_IN}
+    for name, table in config.profiles.items():
+        profiles[name] = replace(profiles.get(name, Profile(name)), **table)
+    return profiles
+
+
+def find_origin(base_url: str) -> str:
+    """Return ``scheme://host[:port]`` in lower case, without the scheme's own port."""
+    parts = urlsplit(base_url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    if parts.port in (None, {"https": 443, "http": 80}.get(parts.scheme)):
+        return f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{host}:{parts.port}"
+
+
+def is_loopback(base_url: str) -> bool:
+    """Tell whether *base_url* names this machine."""
+    return _LOOPBACK.fullmatch(urlsplit(base_url).hostname or "") is not None
+
+
+def check_base_url(base_url: str, source: str) -> str:
+    """Return *base_url* without a last slash; raises ConfigError when it must not be used.
+
+    User information would replace the bearer token, a query or fragment would end up in the
+    middle of the endpoint, and plain http would show the token to the network.
+    """
+    try:
+        parts = urlsplit(base_url)
+        problem = _find_problem(parts, base_url)
+    except ValueError as error:
+        problem = str(error).lower()
+    if problem is not None:
+        shown = re.sub(r"//[^/@]*@", "//…@", base_url)
+        raise ConfigError(f"bad base URL '{shown}' ({source}): {problem}")
+    return base_url.rstrip("/")
+
+
+def _find_problem(parts: SplitResult, base_url: str) -> str | None:
+    _ = parts.port  # raises ValueError when it is no port
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        return "it must begin with https:// and a host"
+    if "@" in parts.netloc:
+        return "it must not hold a user name or password; store a token with 'kimi auth login'"
+    if "?" in base_url or "#" in base_url:
+        return "it must not have a query or fragment"
+    if re.search(r"[\s\x00-\x1f\x7f\\]", base_url):
+        return "it must not hold spaces, control characters or backslashes"
+    if parts.scheme == "http" and not is_loopback(base_url):
+        return "plain http would show the token to the network; use https"
+    return None
+
+
+def _settle(
+    name: str, options: Mapping[str, Any], environment: Mapping[str, str], config: ConfigFile
+) -> Sourced:
+    """Return the strongest value of one setting."""
+    if (value := options.get(name)) is not None:
+        return Sourced(value, Rank.OPTION, "--" + name.replace("_", "-"))
+    variable = f"KIMI_{name.upper()}"
+    if text := environment.get(variable):
+        return Sourced(_read_variable(name, variable, text), Rank.ENVIRONMENT, variable)
+    if name in config.values:
+        return Sourced(config.values[name], Rank.CONFIG, str(config.path))
+    return Sourced(SETTINGS[name].default, Rank.BUILT_IN, "built-in")
+
+
+def _read_variable(name: str, variable: str, text: str) -> Any:
+    row = SETTINGS[name]
+    try:
+        value = row.parse(text)
+    except ValueError:
+        raise ConfigError(f"{variable} must be a number, not '{text}'") from None
+    if wanted := row.check(value):
+        raise ConfigError(f"{variable} must be {wanted}, not '{text}'")
+    return value
+
+
+def _find_profile(chosen: Sourced, profiles: Mapping[str, Profile]) -> Profile:
+    try:
+        return profiles[chosen.value]
+    except KeyError:
+        raise ConfigError(
+            f"there is no profile '{chosen.value}' ({chosen.source}); "
+            f"known are {', '.join(profiles)}"
+        ) from None
+
+
+def _choose_base_url(named: Sourced, profile_rank: Rank, profile: Profile) -> Sourced:
+    """Take the base URL that was named, unless the profile was named by something stronger."""
+    if named.value is not None and named.rank <= profile_rank:
+        return named._replace(value=check_base_url(named.value, named.source))
+    source = f"profile {profile.name}"
+    if profile.engine is not None and not profile.base_url:
+        return Sourced("", profile_rank, source)
+    return Sourced(check_base_url(profile.base_url, source), profile_rank, source)
+
+
+def _choose_model(named: Sourced, profile: Profile, config: ConfigFile) -> Sourced:
+    """Take the model that was named; a profile's own table is closer than the file's top."""
+    source = f"profile {profile.name}"
+    if named.rank >= Rank.CONFIG and "model" in config.profiles.get(profile.name, {}):
+        return Sourced(profile.model, Rank.CONFIG, source)
+    if named.value is not None:
+        return named
+    return Sourced(profile.model or DEFAULT_MODEL, Rank.BUILT_IN, source)
