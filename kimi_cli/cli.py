@@ -1,0 +1,162 @@
+"""The group of commands, and the one border from exception to exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from kimi_cli import __version__
+from kimi_cli.errors import (
+    ExitStatus,
+    KimiError,
+    OutputClosed,
+    OutputFailed,
+    Terminated,
+)
+from kimi_cli.signals import catch_signals, die_by
+from kimi_cli.terminal import Terminal
+
+COMMANDS = {
+    "ask": "Ask one question and print the answer.",
+    "auth": "Keep, show and forget bearer tokens.",
+    "help": "Explain a command or a topic.",
+    "models": "List the models of the host, the default marked...",
+}
+"""The name of each command and its line in ``kimi --help``, so that no command is loaded for it."""
+
+EPILOG = """\b
+Examples:
+  kimi ask "What is a pipe?"
+  git diff | kimi ask "Write a commit message"
+  kimi auth login
+
+See kimi(1), and 'kimi help exit-status' for what $? means.
+"""
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when the command is called, and not for help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of that name and return its command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"kimi_cli.commands.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="kimi", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Answers from Kimi in the shell: for a pipeline, from cron, or for one quick question."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and end the process with the right exit status or signal."""
+    terminal = Terminal(os.environ)
+    try:
+        catch_signals()
+        status = _run(arguments, terminal)
+    except Terminated as ending:
+        die_by(ending.signum)
+    except OutputClosed:
+        _discard_stdout()
+        die_by(signal.SIGPIPE)
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
+    """Return the exit status; every failure is told in one line on stderr."""
+    try:
+        _plug_closed_descriptors()
+        if sys.stdout is None:
+            raise OutputFailed("standard output is closed")
+        cli.main(arguments, prog_name="kimi", standalone_mode=False, obj=terminal)
+        _close_stdout()
+    except click.exceptions.NoArgsIsHelpError as error:
+        terminal.write_err(error.format_message() + "\n")
+        return ExitStatus.USAGE
+    except click.ClickException as error:
+        terminal.complain(_explain_usage(error))
+        return error.exit_code
+    except KimiError as error:
+        terminal.complain(str(error))
+        return error.status
+    except OSError as error:
+        _discard_stdout()
+        terminal.complain(f"input or output failed: {error}")
+        return ExitStatus.IO
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):
+            # click has printed help into a closed pipe.
+            raise OutputClosed from ending
+        raise
+    except Exception as error:  # noqa: BLE001 - the last border: a person sees no traceback
+        return _report_bug(error, terminal)
+    return ExitStatus.OK
+
+
+def _explain_usage(error: click.ClickException) -> str:
+    """Make one line of what click says, with the way to more."""
+    message = error.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return message
+    usage = context.command.get_usage(context).removeprefix("Usage: ")
+    return f"{message}; usage: {usage}; see '{context.command_path} --help'"
+
+
+def _report_bug(error: Exception, terminal: Terminal) -> ExitStatus:
+    """Say that it is our fault; the trace goes into a file, and only when one was asked for."""
+    line = f"a bug in kimi: {type(error).__name__}: {error}"
+    if path := os.environ.get("KIMI_DEBUG"):
+        terminal.save_trace(path, error)
+        terminal.complain(f"{line}; the trace is in {path}")
+    else:
+        terminal.complain(f"{line}; set KIMI_DEBUG=FILE to keep a trace of it")
+    return ExitStatus.SOFTWARE
+
+
+def _plug_closed_descriptors() -> None:
+    """Keep a closed descriptor 0, 1 or 2 from becoming a socket that answers are written into."""
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            return
+
+
+def _close_stdout() -> None:
+    """See a late write error (a full quota, NFS) here, and not as exit 120."""
+    sys.stdout.flush()
+    os.close(os.dup(sys.stdout.fileno()))
+
+
+def _discard_stdout() -> None:
+    """Give what is left in Python's own buffer somewhere to go at exit."""
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)

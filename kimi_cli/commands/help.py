@@ -1,0 +1,41 @@
+"""``kimi help``: a command's help, or a topic that no command owns."""
+
+from __future__ import annotations
+
+import click
+
+from kimi_cli.errors import ExitStatus
+from kimi_cli.options import pass_terminal
+from kimi_cli.terminal import Terminal
+
+
+@click.command()
+@click.argument("topic", nargs=-1)
+@pass_terminal
+@click.pass_context
+def help(ctx: click.Context, terminal: Terminal, *, topic: tuple[str, ...]) -> None:
+    """Explain a command, or 'exit-status': what $? means after kimi."""
+    if topic == ("exit-status",):
+        terminal.write(format_exit_statuses())
+        return
+    parent = ctx.parent
+    assert parent is not None  # noqa: S101 - a command of a group has one
+    context = parent
+    for name in topic:
+        group = context.command
+        command = group.get_command(context, name) if isinstance(group, click.Group) else None
+        if command is None:
+            raise click.UsageError(f"there is no help on '{' '.join(topic)}'")
+        context = click.Context(command, info_name=name, parent=context)
+    terminal.write(context.get_help() + "\n")
+
+
+def format_exit_statuses() -> str:
+    """Return one line a status, and what a script does with them."""
+    lines = [f"{status.value:>5}  {status.meaning}" for status in ExitStatus]
+    lines += [
+        "128+n  ended by signal n (130 for ^C, 141 for a reader that left)",
+        "",
+        "case $? in 0) ;; 75) echo try again later ;; *) echo tell a human ;; esac",
+    ]
+    return "\n".join(lines) + "\n"

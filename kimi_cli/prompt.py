@@ -1,0 +1,146 @@
+"""The prompt: argument words, attached files and standard input, in that order.
+
+When standard input is read is decided by what it is. A pipe is always read; a regular file from
+its beginning; one that somebody has begun to read belongs to a shell loop; a device such as
+/dev/null, or a closed descriptor, is no input. ``-`` names it explicitly, whatever it is.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kimi_cli.errors import BadInput, MissingInput
+
+STDIN = "-"
+_IN = 0
+_PIECE = 2**20
+_HINT_AFTER = 2.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How input becomes text: its encoding, what to do with bad bytes, the largest size."""
+
+    encoding: str = "utf-8"
+    replace_invalid: bool = False
+    limit: int = 64 * 2**20
+    warn: Callable[[str], None] = lambda message: None
+
+
+def compose_prompt(
+    words: Sequence[str], paths: Sequence[str], *, use_stdin: bool, reading: Reading
+) -> str | None:
+    """Return the user message, or None when nothing at all was given on a terminal.
+
+    Raises BadInput for text that cannot be sent, MissingInput for a file that cannot be read.
+    """
+    text = " ".join(_decode_argument(word) for word in words if word != STDIN)
+    named = STDIN in words
+    if not (words or paths) and use_stdin and _stdin_is_terminal():
+        return None
+    parts = [text] if text.strip() else []
+    for path in paths:
+        parts.append(_read_attachment(path, reading))
+    if use_stdin and STDIN not in paths and (named or _stdin_is_ours(has_text=bool(parts))):
+        piped = _read_stdin(reading)
+        parts += [_drop_last_line_end(piped)] if piped.strip() else []
+    if not any(part.strip() for part in parts):
+        raise BadInput("the prompt is empty; give it as an argument, with --file, or on stdin")
+    return "\n\n".join(parts)
+
+
+def _read_attachment(path: str, reading: Reading) -> str:
+    """Return a file's text under a line with its name."""
+    if path == STDIN:
+        return f"stdin:\n{_drop_last_line_end(_read_stdin(reading))}"
+    try:
+        with open(path, "rb") as file:
+            data = _read_bounded(file.fileno(), path, reading.limit)
+    except OSError as error:
+        raise MissingInput(f"cannot read {path}: {error.strerror}") from error
+    name = _decode_argument(path)
+    return f"{name}:\n{_drop_last_line_end(_decode(data, path, reading))}"
+
+
+def _stdin_is_terminal() -> bool:
+    return sys.stdin is not None and os.isatty(_IN)
+
+
+def _stdin_is_ours(*, has_text: bool) -> bool:
+    """Tell whether standard input is there to be read as (a part of) the prompt."""
+    if sys.stdin is None:
+        return False
+    mode = os.fstat(_IN).st_mode
+    if stat.S_ISCHR(mode):
+        return False
+    if stat.S_ISREG(mode) and has_text:
+        return os.lseek(_IN, 0, os.SEEK_CUR) == 0
+    return True
+
+
+def _read_stdin(reading: Reading) -> str:
+    if sys.stdin is None:
+        return ""
+    if not stat.S_ISREG(os.fstat(_IN).st_mode) and not os.isatty(_IN):
+        ready, _, _ = select.select([_IN], [], [], _HINT_AFTER)
+        if not ready:
+            reading.warn("waiting for standard input; use -n to leave it alone")
+    try:
+        data = _read_bounded(_IN, "standard input", reading.limit)
+    except OSError as error:
+        raise MissingInput(f"cannot read standard input: {error.strerror}") from error
+    return _decode(data, "standard input", reading)
+
+
+def _read_bounded(descriptor: int, name: str, limit: int) -> bytes:
+    """Read to the end; raise BadInput beyond *limit* bytes, before memory is spent on them."""
+    pieces, size = [], 0
+    while piece := _read_piece(descriptor):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise BadInput(f"{name} is larger than {limit} bytes; see --max-input")
+    return b"".join(pieces)
+
+
+def _read_piece(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, _PIECE)
+        except BlockingIOError:
+            select.select([descriptor], [], [])
+
+
+def _decode(data: bytes, name: str, reading: Reading) -> str:
+    """Decode strictly, whatever the locale; a wrong byte is named by its offset."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and reading.encoding == "utf-8":
+        raise BadInput(f"{name} is UTF-16, not UTF-8; give --encoding utf-16")
+    try:
+        text = data.decode(reading.encoding, "replace" if reading.replace_invalid else "strict")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{name} is not {reading.encoding.upper()} at byte {error.start}; "
+            "give --encoding, or --replace-invalid"
+        ) from error
+    if "\0" in text:
+        raise BadInput(f"{name} holds NUL bytes: it looks binary; convert it to text first")
+    return text.removeprefix("\ufeff")
+
+
+def _decode_argument(word: str) -> str:
+    """Take an argument back to its bytes, and read them as UTF-8 whatever the locale."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"an argument is not UTF-8 at byte {error.start}") from error
+
+
+def _drop_last_line_end(text: str) -> str:
+    """Drop one line end: the parts are separated by a blank line of ours."""
+    return text.removesuffix("\n").removesuffix("\r")

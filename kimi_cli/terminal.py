@@ -1,0 +1,107 @@
+"""The only writer of stdout and stderr: bytes, at once, and never a secret on stderr."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import select
+from collections.abc import Mapping
+
+from kimi_cli.api.codec import mend_surrogates
+from kimi_cli.errors import OutputClosed, OutputFailed
+from kimi_cli.sanitizer import sanitize
+
+_OUT, _ERR = 1, 2
+
+
+class Terminal:
+    """Standard output and standard error of this process.
+
+    Nothing is buffered: what is written has left the process, and a failed write is seen here
+    and not at exit. Output is UTF-8 whatever the locale.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Look at the two streams once."""
+        self.out_is_terminal = os.isatty(_OUT)
+        self.err_is_terminal = os.isatty(_ERR)
+        self.colour_on_err = _allow_colour(self.err_is_terminal, environment)
+        self.quiet = False
+        self.verbose = False
+        self._secrets: list[str] = []
+
+    def hide(self, secret: str) -> None:
+        """Keep *secret*, plain or in base64, out of everything written to stderr from now on."""
+        encoded = secret.encode()
+        self._secrets += [secret, base64.b64encode(encoded).decode().rstrip("=")]
+
+    def write(self, text: str) -> None:
+        """Write *text* to stdout as it is. Raises OutputClosed or OutputFailed."""
+        try:
+            write_whole(_OUT, _encode(text))
+        except BrokenPipeError as error:
+            raise OutputClosed from error
+        except OSError as error:
+            raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
+
+    def write_err(self, text: str) -> None:
+        """Write *text* to stderr as it is; a stderr that takes nothing is no failure."""
+        with contextlib.suppress(OSError):
+            write_whole(_ERR, _encode(self.redact(text)))
+
+    def redact(self, text: str) -> str:
+        """Return *text* without the secrets that were hidden."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[bearer token]")
+        return text
+
+    def save_trace(self, path: str, error: Exception) -> None:
+        """Write the trace of *error* to a file that only its owner can read."""
+        import traceback  # noqa: PLC0415 - for bugs only
+
+        trace = self.redact("".join(traceback.format_exception(error)))
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(_encode(trace))
+
+    def complain(self, message: str) -> None:
+        """Write one line about a failure, whatever ``--quiet`` says."""
+        self.write_err(f"kimi: {sanitize(' '.join(message.split()))}\n")
+
+    def warn(self, message: str) -> None:
+        """Write one line that ``--quiet`` silences."""
+        if not self.quiet:
+            self.complain(message)
+
+    def hint(self, message: str) -> None:
+        """Write one line that only a person at a terminal sees."""
+        if self.err_is_terminal:
+            self.warn(message)
+
+    def tell(self, message: str) -> None:
+        """Write one line that only ``--verbose`` shows."""
+        if self.verbose:
+            self.complain(message)
+
+
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Write all of *data*, waiting where the other side is slow or non-blocking."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+
+
+def _encode(text: str) -> bytes:
+    return mend_surrogates(text).encode()
+
+
+def _allow_colour(is_terminal: bool, environment: Mapping[str, str]) -> bool:
+    """Follow no-color.org, and FORCE_COLOR for a stream that is no terminal."""
+    if environment.get("NO_COLOR") or environment.get("TERM") == "dumb":
+        return False
+    return is_terminal or bool(environment.get("FORCE_COLOR"))
