@@ -33,8 +33,8 @@ CONTEXT_TOKENS = 8192
 # a minute, with 64 for half a second, and it reads a prompt as fast.
 BATCH_TOKENS = 64
 
-# So small a model may repeat itself until its context is full: two minutes of nonsense.
-SMOLLM2_MAX_TOKENS = 1024
+# So small a model may repeat itself until its context is full: minutes of nonsense.
+SMOLLM2_MAX_TOKENS = 512
 
 # Examples make up for what a model of this size did not learn. It also forgets a task that stands
 # before a long text, so a user message's first paragraph is moved behind the others.

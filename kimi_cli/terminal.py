@@ -45,6 +45,10 @@ class Terminal:
         except OSError as error:
             raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
 
+    def show(self, text: str) -> None:
+        """Write whole lines to stdout; on a terminal they are made harmless first."""
+        self.write(sanitize(text) if self.out_is_terminal else text)
+
     def write_err(self, text: str) -> None:
         """Write *text* to stderr as it is; a stderr that takes nothing is no failure."""
         with contextlib.suppress(OSError):

@@ -6,12 +6,8 @@ Writing stays with one library, so that the same request has the same bytes on e
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
-
-try:
-    import orjson
-except ImportError:
-    orjson = None  # type: ignore[assignment]
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -31,7 +27,12 @@ def _loads_with_fallback(data: bytes | str) -> Any:
         return _strict_loads(data)
 
 
-loads = _strict_loads if orjson is None else _loads_with_fallback
+try:
+    import orjson
+except ImportError:
+    loads: Callable[[bytes | str], Any] = _strict_loads
+else:
+    loads = _loads_with_fallback
 
 
 def dumps(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ from http.client import HTTPException, RemoteDisconnected
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import urllib3
 from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
@@ -29,17 +29,21 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProxyError,
-    SSLError,
 )
 
 from kimi_cli.api.limits import Limits, Timer
-from kimi_cli.errors import ConfigError, KimiError, NotTheApi, StreamTruncated, Unreachable
+from kimi_cli.errors import (
+    ConfigError,
+    KimiError,
+    NotTheApi,
+    StreamTruncated,
+    TimedOut,
+    Unreachable,
+)
 
 _PIECE = 65536
 _AHEAD = 4 * 2**20
 """Bytes that may be received ahead of a slow reader."""
-
-_current = threading.local()
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Call:
 
 
 class Transport(HTTPAdapter):
-    """The connections to one origin. No cookies, no netrc, no redirects, no retries."""
+    """The way to one origin. No cookies, no netrc, no redirects, no retries."""
 
     def __init__(self, route: Route) -> None:
         """Prepare the way along *route*; nothing is sent yet.
@@ -84,10 +88,9 @@ class Transport(HTTPAdapter):
             self.cert_verify(pool, request.url or "", verify, None)
         except (RequestException, HTTPError, OSError, ValueError) as error:
             raise ConfigError(f"cannot use the proxy or CA settings: {error}") from error
+        self._pool: Any = pool
         proxy = select_proxy(request.url or "", self._proxies)
         self._headers = self.proxy_headers(proxy) if proxy and pool.scheme == "http" else {}
-        pool.ConnectionCls = _attach_to_exchange(pool.ConnectionCls)
-        self.pool = pool
 
     @contextmanager
     def exchange(
@@ -104,23 +107,27 @@ class Transport(HTTPAdapter):
         finally:
             exchange.give_up()
 
-    def open(self, call: Call, body: Iterator[bytes] | None, connect: float) -> Any:
-        """Send *call* on a connection of the pool; return urllib3's response, body unread."""
+    def connect(self, seconds: float) -> Any:
+        """Return an open urllib3 connection; each step of opening it may take *seconds*."""
+        connection = self._pool._new_conn()
+        connection.timeout = seconds
+        if self._pool.proxy is not None and self._pool.scheme == "https":
+            # urllib3 keeps the CONNECT through a proxy in this one place.
+            self._pool._prepare_proxy(connection)
+        else:
+            connection.connect()
+        return connection
+
+    def locate(self, path: str) -> str:
+        """Return the request target of base URL + *path*; an HTTP proxy wants the whole URL."""
+        return self.request_url(self._prepare(path), self._proxies)
+
+    def complete_headers(self, call: Call) -> dict[str, str]:
+        """Return the headers of *call*, with what its body and the proxy ask for."""
         headers = {**self._headers, **call.headers}
         if call.body is not None:
             headers["Content-Length"] = str(len(call.body))
-        return self.pool.urlopen(
-            call.method,
-            self.request_url(self._prepare(call.path), self._proxies),
-            body=body,
-            headers=headers,
-            retries=False,
-            redirect=False,
-            assert_same_host=False,
-            timeout=urllib3.Timeout(connect=connect, read=None),
-            preload_content=False,
-            decode_content=False,
-        )
+        return headers
 
     def _prepare(self, path: str) -> PreparedRequest:
         request = PreparedRequest()
@@ -138,7 +145,7 @@ class _Exchange:
 
     def __init__(self, transport: Transport, call: Call, timer: Timer, connect: float) -> None:
         self.timer = timer
-        self._host = transport.route.host
+        self._route = transport.route
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -152,7 +159,7 @@ class _Exchange:
         """Return urllib3's response; raise what became of the request in our own terms."""
         item = self._wait()
         if isinstance(item, Exception):
-            raise _explain(item, self._host) from item
+            raise _explain(item, self._route) from item
         return item
 
     def receive_body(self) -> Iterator[bytes]:
@@ -176,16 +183,6 @@ class _Exchange:
             if isinstance(item, Exception):
                 raise StreamTruncated(f"the connection broke: {_describe(item)}") from item
 
-    def attach(self, connection: socket.socket) -> None:
-        """Take charge of an open *connection*, before anything is sent on it."""
-        with self._lock:
-            if self._given_up:
-                raise ConnectionAbortedError("given up while connecting")
-            self._socket = connection
-        # A socket's own limit would end a long upload; the timer judges instead.
-        connection.settimeout(None)
-        self.timer.expect()
-
     def give_up(self) -> None:
         """Cut the connection; the carrying thread wakes up at its end and cleans up."""
         with self._lock:
@@ -203,11 +200,12 @@ class _Exchange:
                 continue
 
     def _carry(self, transport: Transport, call: Call, connect: float) -> None:
-        _current.exchange = self
         try:
-            response = transport.open(call, self._cut(call.body), connect)
-            self._inbox.put(response)
-            with contextlib.closing(response):
+            connection = transport.connect(connect)
+            with contextlib.closing(connection):
+                self._take_charge(connection.sock)
+                response = self._send(connection, transport, call)
+                self._inbox.put(response)
                 for piece in _read_promptly(response):
                     self._inbox.put(piece)
                     self._received += len(piece)
@@ -217,13 +215,32 @@ class _Exchange:
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             self._inbox.put(error)
 
-    def _cut(self, body: bytes | None) -> Iterator[bytes] | None:
-        """Send *body* in pieces: a slow upload is progress, one that stands still is not."""
-        if body is None:
-            return None
-        return self._cut_and_touch(body)
+    def _take_charge(self, connected: socket.socket) -> None:
+        """Make the connection ours to cut, before anything is sent on it."""
+        with self._lock:
+            if self._given_up:
+                raise ConnectionAbortedError("given up while connecting")
+            self._socket = connected
+        # A socket's own limit would end a long upload; the timer judges instead.
+        connected.settimeout(None)
+        self.timer.expect()
 
-    def _cut_and_touch(self, body: bytes) -> Iterator[bytes]:
+    def _send(self, connection: Any, transport: Transport, call: Call) -> Any:
+        """Send *call*; return urllib3's response, body unread."""
+        # A server may answer, and hang up, before it has read a long prompt: its reply tells more.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(
+                call.method,
+                transport.locate(call.path),
+                body=None if call.body is None else self._cut(call.body),
+                headers=transport.complete_headers(call),
+                preload_content=False,
+                decode_content=False,
+            )
+        return connection.getresponse()
+
+    def _cut(self, body: bytes) -> Iterator[bytes]:
+        """Send *body* in pieces: a slow upload is progress, one that stands still is not."""
         for start in range(0, len(body), _PIECE):
             self.timer.touch()
             yield body[start : start + _PIECE]
@@ -258,19 +275,6 @@ class Reply:
         return bytes(body)
 
 
-def _attach_to_exchange(connection_class: Any) -> Any:
-    """Derive a connection class whose sockets the exchange of the thread takes charge of."""
-
-    class AttachedConnection(connection_class):  # type: ignore[misc]
-        def request(self, *arguments: Any, **options: Any) -> None:
-            if self.sock is None:
-                self.connect()
-            _current.exchange.attach(self.sock)
-            super().request(*arguments, **options)
-
-    return AttachedConnection
-
-
 def _read_promptly(response: Any) -> Iterator[bytes]:
     """Yield the body of urllib3's *response* as it comes, never waiting for a full buffer.
 
@@ -284,21 +288,23 @@ def _read_promptly(response: Any) -> Iterator[bytes]:
         yield piece
 
 
-def _explain(error: Exception, host: str) -> KimiError:
+def _explain(error: Exception, route: Route) -> KimiError:
     """Say in our terms why no reply came."""
-    cause = error.original_error if isinstance(error, ProxyError) else error
-    root, reason = _find_root(cause), _describe(cause)
-    if isinstance(error, ProxyError):
-        return Unreachable(f"cannot reach {host} through the proxy: {reason}")
+    host, root, reason = route.host, _find_root(error), _describe(error)
+    via = " through the proxy" if route.proxies else ""
     if isinstance(error, NameResolutionError):
-        return Unreachable(f"cannot resolve {host}: {reason}", transient=True)
-    if isinstance(error, SSLError):
-        return Unreachable(f"cannot trust {host}: {reason}")
-    if isinstance(error, (NewConnectionError, ConnectTimeoutError)):
-        return Unreachable(f"cannot reach {host}: {reason}", transient=True)
+        return Unreachable(f"cannot resolve {host}{via}: {reason}", transient=True)
+    if isinstance(root, (ssl.SSLError, ssl.CertificateError)):
+        return Unreachable(f"cannot trust {host}{via}: {reason}")
+    if isinstance(error, (NewConnectionError, ProxyError)):
+        return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
+    if isinstance(error, ConnectTimeoutError):
+        return TimedOut(f"no connection to {host}{via}: {reason}")
+    if "Tunnel connection failed" in reason:
+        return Unreachable(f"the proxy refuses the way to {host}: {reason}")
     if isinstance(root, HTTPException) and not isinstance(root, RemoteDisconnected):
         return NotTheApi(f"{host} does not speak HTTP: {reason}")
-    if isinstance(error, (HTTPError, OSError)):
+    if isinstance(error, (HTTPError, HTTPException, OSError)):
         return StreamTruncated(f"{host} closed the connection without a reply: {reason}")
     raise error
 

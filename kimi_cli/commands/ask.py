@@ -83,7 +83,7 @@ def ask(
     request = build_request(asked, settings, text, stream=not no_stream)
     _refuse_several_choices(request)
     if dry_run:
-        terminal.write(request.encode().decode() + "\n")
+        terminal.show(request.encode().decode() + "\n")
         return
     began = time.monotonic()
     with open_client(terminal, settings, connection, stream=not no_stream) as client:
@@ -133,7 +133,7 @@ def _print_text(
                 transcript.write(delta)
         ending = stream.ending
     if ending.tool_calls and not transcript.has_content:
-        terminal.write(ending.dump_tool_calls() + "\n")
+        terminal.show(ending.dump_tool_calls() + "\n")
     return ending, transcript.has_content
 
 
@@ -144,7 +144,7 @@ def _print_json(client: Client, request: Request, terminal: Terminal) -> tuple[E
             completion = stream.collect()
     else:
         completion = client.complete(request)
-    terminal.write(completion.dump() + "\n")
+    terminal.show(completion.dump() + "\n")
     return completion.ending, bool(completion.content.strip())
 
 

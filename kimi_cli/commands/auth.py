@@ -12,8 +12,8 @@ import click
 from kimi_cli.errors import ConfigError, MissingInput
 from kimi_cli.options import (
     HostOptions,
-    host_options,
     find_token,
+    host_options,
     load_settings,
     open_stores,
     token_file_option,

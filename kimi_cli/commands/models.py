@@ -48,8 +48,8 @@ def models(
         with open_client(terminal, settings, connection) as client:
             found = client.list_models()
     if as_json:
-        terminal.write(dump_models(found, default=settings.model, as_of=as_of))
+        terminal.show(dump_models(found, default=settings.model, as_of=as_of))
     elif terminal.quiet:
-        terminal.write("".join(f"{model.id}\n" for model in found))
+        terminal.show("".join(f"{model.id}\n" for model in found))
     else:
-        terminal.write(format_models(found, default=settings.model))
+        terminal.show(format_models(found, default=settings.model))
