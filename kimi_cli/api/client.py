@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,18 +21,23 @@ from kimi_cli.api.messages import (
     Request,
     read_completion,
 )
-from kimi_cli.api.refusals import Refusal, Refused, holds_error, read_refusal
-from kimi_cli.api.retry import RetryPolicy, parse_retry_after
+from kimi_cli.api.refusals import holds_error
+from kimi_cli.api.replies import (
+    DOCUMENT_LIMIT,
+    check_status,
+    explain_foreign,
+    parse,
+    read_document,
+    refuse,
+)
+from kimi_cli.api.retry import RetryPolicy
 from kimi_cli.api.sse import EventDecoder
 from kimi_cli.api.transport import Call, Reply, Transport
 from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TemporaryFailure
 
 _T = TypeVar("_T")
-_MARKUP = re.compile(rb"<(style|script).*?</\1>|<[^>]*>", re.DOTALL)
 
-_DOCUMENT_LIMIT = 256 * 2**20
 _EVENT_LIMIT = 64 * 2**20
-_ERROR_LIMIT = 2**20
 _GRACE = 5.0
 """Seconds to wait for usage and ``[DONE]`` once a finish_reason has ended the answer."""
 
@@ -85,7 +88,7 @@ class Stream:
 
     def _read_json(self) -> Iterator[Delta]:
         """Take one whole completion from a host that does not stream."""
-        self._fold(_parse(self._reply.read(_DOCUMENT_LIMIT)))
+        self._folder.add(read_document(self._reply))
         if delta := self._folder.take():
             yield delta
 
@@ -125,7 +128,7 @@ class Stream:
                     yield True
                     return
                 try:
-                    fold(_parse(event))
+                    fold(parse(event))
                 except KimiError:
                     # What came before the bad event belongs to the answer.
                     if position:
@@ -151,7 +154,7 @@ class Stream:
 
     def _fold(self, chunk: Any) -> None:
         if holds_error(chunk):
-            raise Refused(_read_refusal(self._reply, chunk))
+            raise refuse(self._reply, chunk)
         self._folder.add(chunk)
 
     def _tell_progress(self) -> str:
@@ -218,7 +221,7 @@ class Client:
             ("GET", "/models", None) if has_models else ("POST", "/chat/completions", b"{}")
         )
         with self._send(method, path, body, None) as reply:
-            reply.read(_DOCUMENT_LIMIT)
+            reply.read(DOCUMENT_LIMIT)
 
     def _persist(self, call: Callable[[float | None], _T]) -> _T:
         """Run *call* until it succeeds or the policy ends it."""
@@ -242,13 +245,7 @@ class Client:
 
     def _complete_once(self, request: Request, deadline: float | None) -> Completion:
         with self._post(request, deadline) as reply:
-            if not _is_json(reply):
-                raise _explain_foreign(reply)
-            body = reply.read(_DOCUMENT_LIMIT)
-            document = _parse(body)
-            if holds_error(document):
-                raise Refused(_read_refusal(reply, document))
-            return read_completion(document)
+            return read_completion(read_document(reply))
 
     def _start_stream(self, stack: ExitStack, request: Request, deadline: float | None) -> Stream:
         with ExitStack() as attempt:
@@ -258,7 +255,7 @@ class Client:
 
     def _fetch_models(self, deadline: float | None) -> Any:
         with self._send("GET", "/models", None, deadline) as reply:
-            return _parse(reply.read(_DOCUMENT_LIMIT))
+            return read_document(reply)
 
     @contextmanager
     def _post(self, request: Request, deadline: float | None) -> Iterator[Reply]:
@@ -272,79 +269,25 @@ class Client:
         """Yield a reply of status 2xx; raise Refused or NotTheApi for any other."""
         call = Call(method, path, self._headers, body)
         with self._transport.exchange(call, self._limits, deadline) as reply:
-            if not 200 <= reply.status < 300:
-                raise _explain_status(reply)
+            check_status(reply)
             yield reply
 
 
 def _is_json(reply: Reply) -> bool:
-    return "json" in reply.headers.get("content-type", "").lower()
-
-
-def _parse(data: bytes) -> Any:
-    """Parse what should be JSON; raises NotTheApi with its first words when it is not."""
-    try:
-        document = codec.loads(data)
-    except ValueError as error:
-        raise NotTheApi(f"the host sent what is not JSON: {_quote(data)}") from error
-    if not isinstance(document, dict):
-        raise NotTheApi(f"the host sent no JSON object: {_quote(data)}")
-    return document
-
-
-def _quote(data: bytes) -> str:
-    """Return the first words of a foreign reply, in one line."""
-    return " ".join(data[:400].decode(errors="replace").split())[:120]
+    return "json" in (reply.header("content-type") or "").lower()
 
 
 def _refuse_foreign(reply: Reply) -> Iterator[bytes]:
     """Yield the pieces of *reply*; raise NotTheApi first when they are no event stream."""
     pieces = reply.iterate()
-    if "event-stream" in reply.headers.get("content-type", "").lower():
+    if "event-stream" in (reply.header("content-type") or "").lower():
         yield from pieces
         return
     first = next(pieces, b"")
     if not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"data:", b":", b"event:")):
-        raise _explain_foreign(reply, first)
+        raise explain_foreign(reply, first)
     yield first
     yield from pieces
-
-
-def _explain_foreign(reply: Reply, start: bytes = b"") -> NotTheApi:
-    kind = reply.headers.get("content-type", "no content type")
-    start = start or next(reply.iterate(), b"")
-    return NotTheApi(
-        f"the host sent {kind} instead of an answer (HTTP {reply.status}): {_quote(start)}; "
-        "check --base-url"
-    )
-
-
-def _explain_status(reply: Reply) -> KimiError:
-    """Say what a status outside 2xx means, with the body's help where it has any."""
-    if 300 <= reply.status < 400:
-        target = reply.headers.get("location", "nowhere")
-        return NotTheApi(
-            f"the host redirects (HTTP {reply.status}) to {target[:200]}; redirects are not "
-            "followed, for the prompt and token would go with them; check --base-url"
-        )
-    body = b""
-    with contextlib.suppress(KimiError):
-        body = reply.read(_ERROR_LIMIT)
-    try:
-        document: Any = codec.loads(body)
-    except ValueError:
-        document = {"message": _quote(_MARKUP.sub(b" ", body))}
-    return Refused(_read_refusal(reply, document))
-
-
-def _read_refusal(reply: Reply, document: Any) -> Refusal:
-    headers = reply.headers
-    return read_refusal(
-        reply.status,
-        document,
-        trace_id=headers.get("x-trace-id") or headers.get("x-request-id"),
-        retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
-    )
 
 
 def _read_model(entry: dict[str, Any]) -> Model:

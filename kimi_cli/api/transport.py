@@ -159,7 +159,7 @@ class _Exchange:
         """Return urllib3's response; raise what became of the request in our own terms."""
         item = self._wait()
         if isinstance(item, Exception):
-            raise _explain(item, self._route) from item
+            raise explain_failure(item, self._route) from item
         return item
 
     def receive_body(self) -> Iterator[bytes]:
@@ -247,14 +247,18 @@ class _Exchange:
 
 
 class Reply:
-    """One HTTP reply: its status and headers, and the body that is still to come."""
+    """One HTTP reply: its status and header, and the body that is still to come."""
 
     def __init__(self, response: Any, exchange: _Exchange) -> None:
         """Wrap urllib3's *response*, whose body *exchange* receives."""
         self.status: int = response.status
-        self.headers: Mapping[str, str] = response.headers
+        self._headers: Mapping[str, str] = response.headers
         self.timer = exchange.timer
         self._pieces = exchange.receive_body()
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header field, looked up without regard to case."""
+        return self._headers.get(name)
 
     def iterate(self) -> Iterator[bytes]:
         """Yield the body in pieces, each as soon as it is there.
@@ -288,7 +292,7 @@ def _read_promptly(response: Any) -> Iterator[bytes]:
         yield piece
 
 
-def _explain(error: Exception, route: Route) -> KimiError:
+def explain_failure(error: Exception, route: Route) -> KimiError:
     """Say in our terms why no reply came."""
     host, root, reason = route.host, _find_root(error), _describe(error)
     via = " through the proxy" if route.proxies else ""
