@@ -1,0 +1,44 @@
+#!/bin/sh
+# What kimi does, shown with the small model that runs inside it: no token, no network.
+# Fails when an exit status is not the one that the manual promises.
+
+set -u
+
+wrong=0
+
+# show EXPECTED COMMAND: run a shell command, and show it, its output and its exit status.
+show() {
+    expected=$1
+    command=$2
+    status=0
+    printf '\n$ %s\n' "$command"
+    (eval "$command") || status=$?
+    printf 'exit status %s\n' "$status"
+    if [ "$status" -ne "$expected" ]; then
+        printf 'demo: expected exit status %s\n' "$expected" >&2
+        wrong=1
+    fi
+}
+
+exec </dev/null
+
+printf '%s\n' 'A model of 135 million parameters answers: to try the tool with, not to believe.'
+
+printf '\n%s\n' '# one question, answered as a stream'
+show 0 'kimi ask --profile local "What is the capital of France?"'
+
+printf '\n%s\n' '# the end of a pipe'
+show 0 "printf '%s\n' '+def double(number):' '+    return 2 * number' |
+    kimi ask --profile local 'Write a commit message'"
+
+printf '\n%s\n' '# an answer that was cut off is printed, and does not pass for a whole one'
+show 3 'kimi ask --profile local --max-tokens 1 "Tell me a long story"'
+
+printf '\n%s\n' '# an empty prompt is not sent'
+show 65 "printf '' | kimi ask --profile local"
+
+printf '\n%s\n' '# the default profile needs a token'
+show 78 'env -i PATH="$PATH" HOME=/nonexistent kimi ask "Hello"'
+
+printf '\n'
+exit "$wrong"
