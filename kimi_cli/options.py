@@ -27,8 +27,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _PATIENCE = 120.0
 """Seconds without data: reasoning trickles, but a dead connection must end (api.md, 4.4)."""
-_PATIENCE_UNSTREAMED = 600.0
-"""Seconds until a whole answer, which comes in one piece."""
+_LONG_PATIENCE = 600.0
+"""Seconds for a whole answer in one piece, and for an engine that reads the prompt here."""
 
 pass_terminal = click.make_pass_decorator(Terminal)
 
@@ -378,9 +378,10 @@ def _make_client(
 
     if token is not None:
         terminal.hide(token)
+    in_one_piece = not stream or settings.needs_engine
     limits = Limits(
         connect=settings.connect_timeout,
-        idle=settings.timeout or (_PATIENCE if stream else _PATIENCE_UNSTREAMED),
+        idle=settings.timeout or (_LONG_PATIENCE if in_one_piece else _PATIENCE),
         total=settings.max_time,
     )
     return Client(

@@ -35,9 +35,11 @@ else:
     loads = _loads_with_fallback
 
 
-def dumps(value: Any) -> str:
+def dumps(value: Any, *, sort_keys: bool = False) -> str:
     """Compact JSON with the text itself, not escapes; NaN and infinities raise ValueError."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys
+    )
 
 
 def mend_surrogates(text: str) -> str:

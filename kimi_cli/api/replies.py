@@ -22,7 +22,9 @@ JSON = dict[str, Any]
 class Readable(Protocol):
     """A reply whose body can be read whole."""
 
-    status: int
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
 
     def header(self, name: str) -> str | None:
         """Return the value of a header field, looked up without regard to case."""

@@ -29,7 +29,7 @@ class RetryPolicy:
         if attempt > self.retries or not is_transient(error):
             return None
         left = self.budget - elapsed
-        delay = random.uniform(0, min(self.longest, self.base * 2 ** (attempt - 1)))  # noqa: S311
+        delay = random.uniform(0, min(self.longest, self.base * 2 ** (attempt - 1)))
         asked = error.refusal.retry_after if isinstance(error, Refused) else None
         if asked is not None:
             delay += asked

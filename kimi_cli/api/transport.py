@@ -116,6 +116,9 @@ class Transport(HTTPAdapter):
             self._pool._prepare_proxy(connection)
         else:
             connection.connect()
+        # A socket's own limit would end a long upload, or a long thought; others judge instead.
+        connection.timeout = None
+        connection.sock.settimeout(None)
         return connection
 
     def locate(self, path: str) -> str:
@@ -221,8 +224,6 @@ class _Exchange:
             if self._given_up:
                 raise ConnectionAbortedError("given up while connecting")
             self._socket = connected
-        # A socket's own limit would end a long upload; the timer judges instead.
-        connected.settimeout(None)
         self.timer.expect()
 
     def _send(self, connection: Any, transport: Transport, call: Call) -> Any:
