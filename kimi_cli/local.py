@@ -34,6 +34,10 @@ BATCH_TOKENS = 64
 # So small a model may repeat itself until its context is full: minutes of nonsense.
 SMOLLM2_MAX_TOKENS = 512
 
+# Beyond this it only repeats what it read. Said to the user by whoever sends more.
+SMOLLM2_READS = 2000
+"""Characters of a text after its task that the packaged model reads."""
+
 # Examples make up for what a model of this size did not learn. It also forgets a task that stands
 # before a long text, so a user message's first paragraph is moved behind the others.
 # The final newline is an expression because the template engine drops a literal one, and the
@@ -89,13 +93,13 @@ hello<|im_end|>
 {% if message.role == 'user' and parts | length > 1 -%}
 Here is a text.
 \"\"\"
-{{ parts[1:] | join('\\n\\n') }}
+{{ (parts[1:] | join('\\n\\n'))[:READS] }}
 \"\"\"
 {{ parts[0] }}
 {%- else -%}
 {{ message.content or '' }}
 {%- endif %}<|im_end|>
-{% endfor %}<|im_start|>assistant{{ '\\n' }}"""
+{% endfor %}<|im_start|>assistant{{ '\\n' }}""".replace("READS", str(SMOLLM2_READS))
 
 # Levels of the engine's log: it writes to file descriptor 2, past Python and past us.
 LOG_NOTHING = 0
@@ -132,6 +136,11 @@ def _find_packaged_model() -> pathlib.Path:
         if model.is_file():
             return model
     raise ConfigError(f"no local model is installed; install engine and model: {INSTALL_LINES}")
+
+
+def find_reach(model: pathlib.Path) -> int | None:
+    """How many characters of a long text `model` reads; None when its context decides."""
+    return SMOLLM2_READS if model.name == MODEL_FILE else None
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from kimi_cli.terminal import Terminal
 if TYPE_CHECKING:
     from kimi_cli.api.client import Client
     from kimi_cli.api.messages import Ending, Request
+    from kimi_cli.settings import Settings
 
 EPILOG = """\b
 Examples:
@@ -82,6 +83,8 @@ def ask(
     text = _read_prompt(terminal, prompt, given, token_on_stdin=connection.token_file == "-")
     request = build_request(asked, settings, text, stream=not no_stream)
     _refuse_several_choices(request)
+    if settings.needs_engine:
+        _warn_of_reach(terminal, settings, text)
     if dry_run:
         terminal.show(request.encode().decode() + "\n")
         return
@@ -113,6 +116,15 @@ def _read_prompt(
 def _refuse_several_choices(request: Request) -> None:
     if request.parameters.get("n", 1) != 1:
         raise click.UsageError("an answer has one text here; run the command again instead of n=…")
+
+
+def _warn_of_reach(terminal: Terminal, settings: Settings, prompt: str) -> None:
+    """Say that the small model behind the profile does not read all of a long text."""
+    from kimi_cli import local  # noqa: PLC0415 - an optional extra
+
+    reach = local.find_reach(local.find_model(settings.local_model))
+    if reach is not None and len(prompt) > reach:
+        terminal.warn(f"this demonstration model reads the first {reach} characters of a text")
 
 
 def _print_text(
