@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -26,7 +27,7 @@ COMMANDS = {
     "ask": "Ask one question and print the answer.",
     "auth": "Keep, show and forget bearer tokens.",
     "help": "Explain a command or a topic.",
-    "models": "List the models of the host, the default marked...",
+    "models": "List the models of the host, the default marked with '*'.",
 }
 """The name of each command and its line in ``kimi --help``, so that no command is loaded for it."""
 
@@ -65,7 +66,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     epilog=EPILOG,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="kimi", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -83,7 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OutputClosed:
         _discard_stdout()
         die_by(signal.SIGPIPE)
-    sys.exit(status)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter apart: everything is written and closed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
 
 
 def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
@@ -92,7 +101,13 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
         _plug_closed_descriptors()
         if sys.stdout is None:
             raise OutputFailed("standard output is closed")
-        cli.main(arguments, prog_name="kimi", standalone_mode=False, obj=terminal)
+        cli.main(
+            arguments,
+            prog_name="kimi",
+            standalone_mode=False,
+            obj=terminal,
+            terminal_width=terminal.find_width(),
+        )
         _close_stdout()
     except click.exceptions.NoArgsIsHelpError as error:
         terminal.write_err(error.format_message() + "\n")

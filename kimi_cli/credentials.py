@@ -113,7 +113,8 @@ def _read_named_file(path: str | None, source: str) -> BearerToken | None:
     if path is None:
         return None
     if path == "-":
-        return check_token(_decode(sys.stdin.buffer.readline(_LONGEST + 2), source), source)
+        line = b"" if sys.stdin is None else sys.stdin.buffer.readline(_LONGEST + 2)
+        return check_token(_decode(line, source), source)
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode

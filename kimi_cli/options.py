@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kimi_cli.config import SETTINGS, find_config_path, find_folder, read_config
-from kimi_cli.errors import KimiError
+from kimi_cli.config import SETTINGS, ConfigFile, find_config_path, find_folder, read_config
+from kimi_cli.errors import ConfigError, KimiError
 from kimi_cli.settings import Settings, resolve
 from kimi_cli.terminal import Terminal
 
@@ -99,7 +99,13 @@ def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: st
     """Offer the built-in profiles and those of the configuration file."""
     from kimi_cli.settings import list_profiles  # noqa: PLC0415
 
-    profiles = list_profiles(read_config(find_config_path(os.environ)))
+    path = find_config_path(os.environ)
+    try:
+        config = read_config(path)
+    except ConfigError:
+        # The next command tells what is wrong; here it would only mess up the command line.
+        config = ConfigFile(path)
+    profiles = list_profiles(config)
     return [name for name in profiles if name.startswith(incomplete)]
 
 
@@ -210,7 +216,7 @@ connection_options = _bundle(
     click.option(
         "--timeout",
         type=Seconds(),
-        help="Give up when no data came for this long (120; 600 with --no-stream).",
+        help="Give up when no data came for this long (120; 600 for an answer in one piece).",
     ),
     click.option(
         "--max-time", type=Seconds(), help="Give up when the whole call takes longer than this."

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import contextlib
 import os
 import select
 from collections.abc import Mapping
 
-from kimi_cli.api.codec import mend_surrogates
+from kimi_cli.api.text import mend_surrogates
 from kimi_cli.errors import OutputClosed, OutputFailed
-from kimi_cli.sanitizer import sanitize
 
 _OUT, _ERR = 1, 2
+_WIDEST = 100
 
 
 class Terminal:
@@ -24,6 +24,7 @@ class Terminal:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Look at the two streams once."""
+        self._environment = environment
         self.out_is_terminal = os.isatty(_OUT)
         self.err_is_terminal = os.isatty(_ERR)
         self.colour_on_err = _allow_colour(self.err_is_terminal, environment)
@@ -31,10 +32,20 @@ class Terminal:
         self.verbose = False
         self._secrets: list[str] = []
 
+    def find_width(self) -> int:
+        """Return the columns that help may fill; click would load shutil to find out."""
+        if (columns := self._environment.get("COLUMNS", "")).isdigit():
+            width = int(columns)
+        else:
+            width = 80
+            with contextlib.suppress(OSError):
+                width = os.get_terminal_size(_OUT).columns
+        return max(50, min(width, _WIDEST) - 2)
+
     def hide(self, secret: str) -> None:
         """Keep *secret*, plain or in base64, out of everything written to stderr from now on."""
         encoded = secret.encode()
-        self._secrets += [secret, base64.b64encode(encoded).decode().rstrip("=")]
+        self._secrets += [secret, binascii.b2a_base64(encoded, newline=False).decode().rstrip("=")]
 
     def write(self, text: str) -> None:
         """Write *text* to stdout as it is. Raises OutputClosed or OutputFailed."""
@@ -47,7 +58,7 @@ class Terminal:
 
     def show(self, text: str) -> None:
         """Write whole lines to stdout; on a terminal they are made harmless first."""
-        self.write(sanitize(text) if self.out_is_terminal else text)
+        self.write(_make_harmless(text) if self.out_is_terminal else text)
 
     def write_err(self, text: str) -> None:
         """Write *text* to stderr as it is; a stderr that takes nothing is no failure."""
@@ -72,7 +83,7 @@ class Terminal:
 
     def complain(self, message: str) -> None:
         """Write one line about a failure, whatever ``--quiet`` says."""
-        self.write_err(f"kimi: {sanitize(' '.join(message.split()))}\n")
+        self.write_err(f"kimi: {_make_harmless(' '.join(message.split()))}\n")
 
     def warn(self, message: str) -> None:
         """Write one line that ``--quiet`` silences."""
@@ -98,6 +109,12 @@ def write_whole(descriptor: int, data: bytes) -> None:
             left = left[os.write(descriptor, left) :]
         except BlockingIOError:
             select.select([], [descriptor], [])
+
+
+def _make_harmless(text: str) -> str:
+    from kimi_cli.sanitizer import sanitize  # noqa: PLC0415 - its patterns take time to compile
+
+    return sanitize(text)
 
 
 def _encode(text: str) -> bytes:

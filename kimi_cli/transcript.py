@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kimi_cli.api.messages import Delta
-from kimi_cli.sanitizer import Sanitizer
 from kimi_cli.terminal import Terminal
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
+
+
+if TYPE_CHECKING:
+    from kimi_cli.sanitizer import Sanitizer
 
 
 class Text:
@@ -14,7 +19,7 @@ class Text:
 
     def __init__(self, *, for_terminal: bool) -> None:
         """Text for a terminal is made harmless; a pipe or file gets the characters as sent."""
-        self._sanitizer = Sanitizer() if for_terminal else None
+        self._sanitizer = _make_sanitizer() if for_terminal else None
         self._line_feeds = 0
         self._half = ""
         self.begun = False
@@ -44,6 +49,12 @@ class Text:
         if self._sanitizer is not None:
             rest = self._sanitizer.feed(rest) + self._sanitizer.flush()
         return "\n" * self._line_feeds + rest if rest else ""
+
+
+def _make_sanitizer() -> Sanitizer:
+    from kimi_cli.sanitizer import Sanitizer  # noqa: PLC0415 - a pipe needs none
+
+    return Sanitizer()
 
 
 class Transcript:

@@ -40,12 +40,3 @@ def dumps(value: Any, *, sort_keys: bool = False) -> str:
     return json.dumps(
         value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys
     )
-
-
-def mend_surrogates(text: str) -> str:
-    """Join surrogate pairs, and put U+FFFD in the place of a lone one, so *text* can be UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

@@ -105,6 +105,8 @@ def _read_prompt(
     """Return the user message; a person at a terminal who gave none sees the usage."""
     if given.no_stdin and "-" in (*words, *given.file):
         raise click.UsageError("'-' asks for standard input, and --no-stdin forbids it")
+    if token_on_stdin and "-" in (*words, *given.file):
+        raise click.UsageError("standard input cannot be both the bearer token and the prompt")
     reading = Reading(given.encoding, given.replace_invalid, given.max_input, terminal.hint)
     use_stdin = not (given.no_stdin or token_on_stdin)
     text = compose_prompt(words, given.file, use_stdin=use_stdin, reading=reading)

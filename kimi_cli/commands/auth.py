@@ -28,13 +28,44 @@ if TYPE_CHECKING:
 
 _LONGEST = 8192
 
+EPILOG = """\b
+Examples:
+  kimi auth login
+  kimi auth login < token.txt
+  kimi auth status --profile moonshot
+"""
 
-@click.group()
+LOGIN_EPILOG = """\b
+Examples:
+  kimi auth login
+  kimi auth login --profile moonshot < token.txt
+  pass show kimi | kimi auth login --insecure-storage
+"""
+
+LOGOUT_EPILOG = """\b
+Examples:
+  kimi auth logout
+  kimi auth logout --profile moonshot
+"""
+
+STATUS_EPILOG = """\b
+Examples:
+  kimi auth status
+  kimi auth status --json | jq -r .source
+"""
+
+TOKEN_EPILOG = """\b
+Examples:
+  MOONSHOT_API_KEY=$(kimi auth token --profile moonshot) other-program
+"""
+
+
+@click.group(epilog=EPILOG)
 def auth() -> None:
     """Keep, show and forget bearer tokens."""
 
 
-@auth.command()
+@auth.command(epilog=LOGIN_EPILOG)
 @click.option(
     "--insecure-storage",
     is_flag=True,
@@ -52,8 +83,8 @@ def login(
 ) -> None:
     """Store the bearer token of a host in the OS keyring.
 
-    The token is asked for at the terminal without being shown, or read from standard input:
-    kimi auth login < token.txt. It belongs to the host it was stored for, and goes nowhere else.
+    The token is asked for at the terminal without being shown, or read from standard input. It
+    belongs to the host it was stored for, and goes nowhere else.
     """
     from kimi_cli.credentials import check_token  # noqa: PLC0415
     from kimi_cli.keychain import KeychainError  # noqa: PLC0415
@@ -78,7 +109,7 @@ def login(
     terminal.warn(f"stored for {settings.origin} in the keyring ({stores.keychain.name})")
 
 
-@auth.command()
+@auth.command(epilog=LOGOUT_EPILOG)
 @host_options
 @verbosity_options
 def logout(terminal: Terminal, *, host: HostOptions) -> None:
@@ -97,13 +128,16 @@ def logout(terminal: Terminal, *, host: HostOptions) -> None:
     terminal.warn(f"removed the bearer token of {settings.origin} from {' and '.join(removed)}")
 
 
-@auth.command()
+@auth.command(epilog=STATUS_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @token_file_option
 @host_options
 @verbosity_options
 def status(terminal: Terminal, *, host: HostOptions, token_file: str | None, as_json: bool) -> None:
-    """Show where the bearer token of a host comes from; exit 78 when there is none."""
+    """Show where the bearer token of a host comes from.
+
+    Exits with 78 when there is none.
+    """
     settings = _load_settings(terminal, host)
     try:
         found = None if settings.is_open else find_token(terminal, settings, token_file)
@@ -115,7 +149,7 @@ def status(terminal: Terminal, *, host: HostOptions, token_file: str | None, as_
     terminal.write(write(settings, found))
 
 
-@auth.command()
+@auth.command(epilog=TOKEN_EPILOG)
 @token_file_option
 @host_options
 @verbosity_options

@@ -8,13 +8,23 @@ from kimi_cli.errors import ExitStatus
 from kimi_cli.options import pass_terminal
 from kimi_cli.terminal import Terminal
 
+EPILOG = """\b
+Examples:
+  kimi help ask
+  kimi help auth login
+  kimi help exit-status
+"""
 
-@click.command()
+
+@click.command(epilog=EPILOG)
 @click.argument("topic", nargs=-1)
 @pass_terminal
 @click.pass_context
 def help(ctx: click.Context, terminal: Terminal, *, topic: tuple[str, ...]) -> None:
-    """Explain a command, or 'exit-status': what $? means after kimi."""
+    """Explain a command or a topic.
+
+    The topic 'exit-status' tells what $? means after kimi.
+    """
     if topic == ("exit-status",):
         terminal.write(format_exit_statuses())
         return
