@@ -13,6 +13,7 @@ from kimi_cli.errors import OutputClosed, OutputFailed
 
 _OUT, _ERR = 1, 2
 _WIDEST = 100
+_SHORTEST_SECRET = 6
 
 
 class Terminal:
@@ -44,6 +45,8 @@ class Terminal:
 
     def hide(self, secret: str) -> None:
         """Keep *secret*, plain or in base64, out of everything written to stderr from now on."""
+        if len(secret) < _SHORTEST_SECRET:
+            return  # it would be found in ordinary words
         encoded = secret.encode()
         self._secrets += [secret, binascii.b2a_base64(encoded, newline=False).decode().rstrip("=")]
 

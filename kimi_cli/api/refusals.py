@@ -206,6 +206,8 @@ def _compose(refusal: Refusal) -> str:
     line = ": ".join(parts)
     if refusal.trace_id:
         line += f" (trace id {refusal.trace_id})"
+    if refusal.retry_after:
+        line += f"; the host asks to wait {refusal.retry_after:g} s"
     if advice := _ADVICE.get(refusal.verdict):
         line += f"; {advice}"
     return line

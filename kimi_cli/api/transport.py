@@ -300,7 +300,7 @@ def explain_failure(error: Exception, route: Route) -> KimiError:
     if isinstance(error, NameResolutionError):
         return Unreachable(f"cannot resolve {host}{via}: {reason}", transient=True)
     if isinstance(root, (ssl.SSLError, ssl.CertificateError)):
-        return Unreachable(f"cannot trust {host}{via}: {reason}")
+        return Unreachable(f"cannot trust {host}{via}: {reason}; SSL_CERT_FILE can name its CA")
     if isinstance(error, (NewConnectionError, ProxyError)):
         return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
     if isinstance(error, ConnectTimeoutError):
