@@ -360,13 +360,15 @@ def open_client(
 
     Starts the profile's engine where it has one. Raises ConfigError.
     """
+    if connection.no_auth and connection.token_file is not None:
+        raise click.UsageError("--no-auth and --token-file exclude each other")
     with ExitStack() as stack:
         if settings.needs_engine:
             base_url, value = stack.enter_context(_start_engine(settings))
         else:
             base_url = settings.base_url
             token = None
-            if not (connection.no_auth or settings.is_open):
+            if connection.token_file is not None or not (connection.no_auth or settings.is_open):
                 token = find_token(terminal, settings, connection.token_file)
             base_url, value = settings.base_url, token.value if token else None
         terminal.tell(f"model {settings.model} ({settings.sources['model']}) at {base_url}")

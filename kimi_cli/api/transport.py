@@ -296,7 +296,7 @@ def _read_promptly(response: Any) -> Iterator[bytes]:
 def explain_failure(error: Exception, route: Route) -> KimiError:
     """Say in our terms why no reply came."""
     host, root, reason = route.host, _find_root(error), _describe(error)
-    via = " through the proxy" if route.proxies else ""
+    via = " through the proxy" if select_proxy(route.base_url, dict(route.proxies)) else ""
     if isinstance(error, NameResolutionError):
         return Unreachable(f"cannot resolve {host}{via}: {reason}", transient=True)
     if isinstance(root, (ssl.SSLError, ssl.CertificateError)):

@@ -93,7 +93,7 @@ def ask(
         if as_json:
             ending, has_text = _print_json(client, request, terminal)
         else:
-            show_reasoning = settings.reasoning == "show"
+            show_reasoning = settings.reasoning == "show" and not terminal.quiet
             ending, has_text = _print_text(client, request, terminal, show_reasoning)
     terminal.tell(f"{_describe(ending)}, {time.monotonic() - began:.1f} s")
     _judge(terminal, ending, has_text=has_text, allow_incomplete=allow_incomplete)
