@@ -121,7 +121,7 @@ class ConfigError(KimiError):
     status = ExitStatus.CONFIG
 
 
-class OutputClosed(Exception):
+class OutputClosed(BaseException):
     """Whoever read our standard output has left: die quietly, as ``cat`` would."""
 
 

@@ -1,0 +1,176 @@
+"""Speed, as ratios measured in one run: ``make bench``. Exit 1 when a mark is missed.
+
+Each pair is run in turns on the same machine with the same interpreter; medians are compared.
+The server lives in a process of its own and sends bytes that it made before.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+KIMI = str(Path(sys.executable).with_name("kimi"))
+RUNS = 25
+CHUNKS = 100_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured ratio and its mark: at least, or at most."""
+
+    name: str
+    value: float
+    mark: float
+    at_least: bool = False
+    unit: str = "x"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the mark is kept."""
+        return self.value >= self.mark if self.at_least else self.value <= self.mark
+
+    def __str__(self) -> str:
+        """Return the line that is printed."""
+        sign = ">=" if self.at_least else "<="
+        verdict = "PASS" if self.passed else "FAIL"
+        return f"{verdict}  {self.name}: {self.value:.2f} {self.unit} (mark {sign} {self.mark:g})"
+
+
+def make_environment(folder: str, *, orjson: bool = True) -> dict[str, str]:
+    """Return what a program gets: little, and no orjson where it is to be missing."""
+    environment = {"PATH": os.defpath, "HOME": folder, "KIMI_TOKEN": "benchmark"}
+    if not orjson:
+        Path(folder, "orjson.py").write_text("raise ImportError('hidden')\n")
+        environment["PYTHONPATH"] = folder
+    return environment
+
+
+@contextmanager
+def serve(chunks: int) -> Iterator[str]:
+    """Run the server with streams of *chunks* chunks; yield its URL."""
+    command = [sys.executable, str(HERE / "server.py"), str(chunks)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def time_command(command: Sequence[str], environment: dict[str, str]) -> float:
+    """Return the seconds of one whole process."""
+    began = time.perf_counter()
+    subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True
+    )
+    return time.perf_counter() - began
+
+
+def compare(
+    ours: Sequence[str], other: Sequence[str], environment: dict[str, str], runs: int = RUNS
+) -> float:
+    """Return the ratio of two commands' median times, run in turns."""
+    pairs = [
+        (time_command(ours, environment), time_command(other, environment)) for _ in range(runs)
+    ]
+    return statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
+
+
+def measure_starts(folder: str) -> Iterator[Figure]:
+    """Compare whole processes with the import of the libraries they stand on."""
+    environment = make_environment(folder)
+    python = [sys.executable, "-c"]
+    with serve(1) as url:
+        ask = [KIMI, "ask", "--base-url", f"{url}/chunked", "hi"]
+        ratio = compare(ask, [*python, "import click, requests"], environment)
+        yield Figure("kimi ask / import click, requests", ratio, 1.2)
+    for option in ("--version", "--help"):
+        ratio = compare([KIMI, option], [*python, "import click"], environment)
+        yield Figure(f"kimi {option} / import click", ratio, 1.3)
+
+
+def measure_streams(folder: str) -> Iterator[Figure]:
+    """Compare chunks a second, streamed to a file, with the openai SDK's loop."""
+    with serve(CHUNKS) as url:
+        for framing in ("chunked", "closed"):
+            rates: dict[str, list[float]] = {"openai": [], "orjson": [], "json": []}
+            for _ in range(3):
+                rates["openai"].append(_stream("openai", f"{url}/{framing}", folder))
+                for codec in ("orjson", "json"):
+                    rates[codec].append(_stream(codec, f"{url}/{framing}", folder))
+            base = statistics.median(rates["openai"])
+            for codec, mark in (("orjson", 15.0), ("json", 8.0)):
+                ratio = statistics.median(rates[codec]) / base
+                name = f"chunks/s, {framing}, with {codec} / openai SDK"
+                yield Figure(name, ratio, mark, at_least=True)
+
+
+def _stream(kind: str, url: str, folder: str) -> float:
+    """Return the chunks a second of one client's streaming loop."""
+    with tempfile.TemporaryDirectory(dir=folder) as private:
+        done = subprocess.run(
+            [sys.executable, str(HERE / "loop.py"), kind, url, str(Path(private, "answer"))],
+            env=make_environment(private, orjson=kind != "json"),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    return float(done.stdout)
+
+
+def measure_memory(folder: str) -> Iterator[Figure]:
+    """Compare the memory of a long stream with that of one four times as long."""
+    peaks = []
+    for chunks in (CHUNKS, 4 * CHUNKS):
+        with serve(chunks) as url, open(os.devnull, "wb") as null:
+            command = [KIMI, "ask", "--base-url", f"{url}/chunked", "hi"]
+            environment = make_environment(folder)
+            process = subprocess.Popen(command, env=environment, stdin=null, stdout=null)
+            _, status, usage = os.wait4(process.pid, 0)
+            assert status == 0
+            peaks.append(usage.ru_maxrss)
+    yield Figure("peak memory of 400,000 / 100,000 chunks", peaks[1] / peaks[0], 1.1)
+
+
+def measure_delay(folder: str) -> Iterator[Figure]:
+    """Measure from the server's write of the first delta to the reader of kimi's stdout."""
+    with serve(1) as url:
+        for framing in ("chunked", "closed"):
+            delays = [_delay(f"{url}/stamp-{framing}", folder) for _ in range(11)]
+            name = f"first delta on a pipe, {framing}"
+            yield Figure(name, 1000 * statistics.median(delays), 5.0, unit="ms")
+
+
+def _delay(url: str, folder: str) -> float:
+    command = [KIMI, "ask", "--base-url", url, "hi"]
+    with subprocess.Popen(
+        command, env=make_environment(folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        first = os.read(process.stdout.fileno(), 64)
+        came = time.clock_gettime(time.CLOCK_MONOTONIC)
+        # The delta is the server's own clock at the moment of the write.
+        return came - float(first)
+
+
+def main() -> int:
+    """Print every figure; return 1 when one misses its mark."""
+    missed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for measure in (measure_starts, measure_delay, measure_streams, measure_memory):
+            for figure in measure(folder):
+                print(figure, flush=True)
+                missed += not figure.passed
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
