@@ -1,0 +1,279 @@
+"""The bearer token: kept in a real keyring, found in one order, and sent to its own origin only."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Kimi, SecretService
+from server import ReplayServer, refusal, stream
+
+TOKEN = "sk-first-0123456789abcdef"
+OTHER = "sk-other-0123456789abcdef"
+
+
+def login(kimi: Kimi, *options: str, token: str = TOKEN, **how: Any) -> Any:
+    """Store a token that is piped in."""
+    return kimi("auth", "login", "--no-verify", *options, stdin=token.encode() + b"\n", **how)
+
+
+def get_sent_token(server: ReplayServer) -> str | None:
+    """Return what the last request carried."""
+    return server.requests[-1].headers.get("Authorization")
+
+
+@pytest.fixture
+def keyring(secret_service: SecretService) -> dict[str, str]:
+    """An unlocked, empty keyring."""
+    secret_service.clear()
+    return secret_service.unlocked
+
+
+def test_a_token_is_kept_in_the_keyring(
+    kimi: Kimi, keyring: dict[str, str], secret_service: SecretService
+) -> None:
+    """auth login stores under service kimi and the origin; an independent tool reads it back."""
+    assert login(kimi, env=keyring).status == 0
+    assert secret_service.lookup("https://api.acedata.cloud") == TOKEN
+    status = kimi("auth", "status", env=keyring)
+    assert status.status == 0
+    assert b"keyring" in status.stdout
+    assert TOKEN.encode() not in status.stdout + status.stderr
+    shown = json.loads(kimi("auth", "status", "--json", env=keyring).stdout)
+    assert shown["origin"] == "https://api.acedata.cloud"
+    assert shown["token"] == "…cdef"
+    assert kimi("auth", "token", env=keyring).stdout == TOKEN.encode() + b"\n"
+    assert kimi("auth", "logout", env=keyring).status == 0
+    assert secret_service.lookup("https://api.acedata.cloud") is None
+    assert kimi("auth", "status", env=keyring).status == 78
+    assert kimi("auth", "logout", env=keyring).status == 78
+
+
+def test_a_token_belongs_to_one_origin(
+    kimi: Kimi, keyring: dict[str, str], server: ReplayServer
+) -> None:
+    """What was stored for one host is not sent to another, not even on another port."""
+    with ReplayServer() as stranger:
+        assert login(kimi, "--base-url", server.url, env=keyring).status == 0
+        server.script(stream(" Hi"))
+        assert kimi("ask", "--base-url", server.url, "hi", env=keyring).status == 0
+        assert get_sent_token(server) == f"Bearer {TOKEN}"
+        result = kimi("ask", "--base-url", stranger.url, "hi", env=keyring)
+        assert result.status == 78
+        assert "--no-auth" in result.error
+        assert not stranger.requests
+
+
+def test_a_refused_token_is_not_stored(
+    kimi: Kimi, keyring: dict[str, str], server: ReplayServer, secret_service: SecretService
+) -> None:
+    """login asks the host first, at no cost; a host that is away is no obstacle."""
+    server.script(refusal(401, "invalid_token", "no"))
+    arguments = ("auth", "login", "--base-url", server.url)
+    assert kimi(*arguments, stdin=TOKEN.encode(), env=keyring).status == 77
+    assert secret_service.lookup(server.origin) is None
+    gone = ReplayServer()
+    gone.close()
+    arguments = ("auth", "login", "--base-url", gone.url)
+    result = kimi(*arguments, stdin=TOKEN.encode(), env=keyring)
+    assert result.status == 0
+    assert "not verified" in result.error
+    assert secret_service.lookup(gone.origin) == TOKEN
+
+
+def test_the_prompt_is_hidden_and_never_stdin(kimi: Kimi, keyring: dict[str, str]) -> None:
+    """At a terminal the token is typed unseen."""
+    run = kimi.pty("auth", "login", "--no-verify", env=keyring)
+    run.expect(b"oken", "terminal")
+    run.type(TOKEN.encode() + b"\r")
+    result = run.wait()
+    assert result.status == 0
+    assert TOKEN.encode() not in result.terminal + result.stdout + result.stderr
+    assert kimi("auth", "token", env=keyring).stdout == TOKEN.encode() + b"\n"
+
+
+@pytest.mark.parametrize("state", ["locked", "prompting", "absent", "silent"])
+def test_a_keyring_that_does_not_answer_is_an_error(
+    kimi: Kimi, secret_service: SecretService, state: str
+) -> None:
+    """Unattended it is a clear message within seconds, never a hang and never a traceback."""
+    environment = getattr(secret_service, state)
+    result = kimi("ask", "hi", env=environment, timeout=20)
+    assert result.status == 78
+    assert "keyring" in result.error
+    assert "KIMI_TOKEN" in result.error
+    assert "Traceback" not in result.error
+    assert login(kimi, env=environment, timeout=20).status == 78
+
+
+def test_no_bus_is_no_wait(kimi: Kimi) -> None:
+    """Under cron there is no D-Bus session: the three ways to give a token are named at once."""
+    result = kimi("ask", "hi")
+    assert result.status == 78
+    for way in ("kimi auth login", "KIMI_TOKEN", "--token-file", "no D-Bus session"):
+        assert way in result.error
+
+
+@pytest.mark.parametrize("backend", ["null.Keyring", "fail.Keyring"])
+def test_weak_back_ends_are_refused(kimi: Kimi, backend: str) -> None:
+    """A back end that keeps nothing, or nothing secret, is never used."""
+    result = login(kimi, env={"PYTHON_KEYRING_BACKEND": f"keyring.backends.{backend}"})
+    assert result.status == 78
+    assert "--insecure-storage" in result.error
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_insecure_storage_is_a_private_file(kimi: Kimi, home: Path, umask: int) -> None:
+    """Mode 0600 in a folder of mode 0700, whatever the umask; other origins stay in it."""
+    before = os.umask(umask)
+    try:
+        assert login(kimi, "--insecure-storage").status == 0
+        elsewhere = ("--base-url", "http://127.0.0.1:1")
+        assert login(kimi, "--insecure-storage", *elsewhere, token=OTHER).status == 0
+    finally:
+        os.umask(before)
+    path = home / ".config/kimi/tokens.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert kimi("auth", "token").stdout == TOKEN.encode() + b"\n"
+    path.chmod(0o640)
+    assert kimi("auth", "token").status == 78
+    path.chmod(0o600)
+    path.write_text("{torn")
+    assert login(kimi, "--insecure-storage").status == 78
+    assert path.read_text() == "{torn"
+
+
+def test_the_order_of_sources(kimi: Kimi, home: Path, server: ReplayServer) -> None:
+    """Each source beats those after it; the profile's own come between."""
+    command = home / "print-token"
+    command.write_text('#!/bin/sh\n[ -z "$KIMI_TOKEN" ] && ! read -r line && echo from-command\n')
+    command.chmod(0o755)
+    folder = home / "credentials"
+    for path, token in (
+        (home / "named", "from-option"),
+        (home / "file", "from-file"),
+        (folder / "kimi-token", "from-systemd"),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(token + "\n")
+        path.chmod(0o600)
+    config = home / ".config/kimi/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        f'[profiles.here]\nbase_url = "{server.url}"\n'
+        f'token_variable = "HERE_KEY"\ntoken_command = ["{command}"]\n'
+    )
+    login(kimi, "--insecure-storage", "--profile", "here", token="from-store")
+    sources: list[tuple[list[str], dict[str, str]]] = [
+        (["--token-file", str(home / "named")], {}),
+        ([], {"KIMI_TOKEN": "from-variable"}),
+        ([], {"HERE_KEY": "from-profile"}),
+        ([], {"KIMI_TOKEN_FILE": str(home / "file")}),
+        ([], {"CREDENTIALS_DIRECTORY": str(folder)}),
+        ([], {}),
+    ]
+    expected = ["option", "variable", "profile", "file", "systemd", "command"]
+    for place, name in enumerate(expected):
+        options = [word for given, _ in sources[place:] for word in given]
+        environment = {key: value for _, given in sources[place:] for key, value in given.items()}
+        server.script(stream(" Hi"))
+        result = kimi("ask", "--profile", "here", *options, "hi", env=environment)
+        assert result.status == 0, result.error
+        assert get_sent_token(server) == f"Bearer from-{name}"
+    config.write_text(f'[profiles.here]\nbase_url = "{server.url}"\n')
+    server.script(stream(" Hi"))
+    assert kimi("ask", "--profile", "here", "hi").status == 0
+    assert get_sent_token(server) == "Bearer from-store"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"KIMI_TOKEN": ""},
+        {"KIMI_TOKEN": "two words"},
+        {"KIMI_TOKEN": "line\nbreak"},
+        {"KIMI_TOKEN": "schlüssel"},
+        {"KIMI_TOKEN": "x" * 5000},
+        {"KIMI_TOKEN_FILE": "/nowhere/token"},
+        {"KIMI_TOKEN_FILE": "/dev/null"},
+    ],
+)
+def test_a_named_source_that_fails_is_an_error(
+    kimi: Kimi, server: ReplayServer, environment: dict[str, str]
+) -> None:
+    """No other identity takes its place, and the value is not shown."""
+    login(kimi, "--insecure-storage", "--base-url", server.url)
+    result = kimi("ask", "--base-url", server.url, "hi", env=environment)
+    assert result.status == 78
+    assert not server.requests
+    assert "break" not in result.error.replace("line break", "")
+
+
+@pytest.mark.parametrize(
+    "script", ["exit 3", "sleep 60", "printf 'a b'", "head -c 70000 /dev/zero"]
+)
+def test_a_token_command_that_fails(
+    kimi: Kimi, home: Path, server: ReplayServer, script: str
+) -> None:
+    """Its failure, its silence and its nonsense are errors of ours, in bounded time."""
+    config = home / ".config/kimi/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        f'[profiles.here]\nbase_url = "{server.url}"\ntoken_command = ["sh", "-c", "{script}"]\n'
+    )
+    result = kimi("ask", "--profile", "here", "hi", timeout=30)
+    assert result.status == 78
+    assert result.error.count("\n") == 1
+
+
+def test_secrets_of_a_profile_stay_at_home(kimi: Kimi, home: Path, server: ReplayServer) -> None:
+    """A base URL that is not the profile's own gets neither its variable nor its command."""
+    config = home / ".config/kimi/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        '[profiles.here]\nbase_url = "http://127.0.0.1:1"\ntoken_variable = "HERE_KEY"\n'
+        'token_command = ["echo", "secret"]\n'
+    )
+    result = kimi(
+        "ask", "--profile", "here", "--base-url", server.url, "hi", env={"HERE_KEY": "secret"}
+    )
+    assert result.status == 78
+    assert not server.requests
+
+
+def test_variables_of_vendors_are_for_vendors(kimi: Kimi, server: ReplayServer) -> None:
+    """Each is read for its own host only, and another tool's never."""
+    variables = {"ACEDATACLOUD_API_TOKEN": TOKEN, "MOONSHOT_API_KEY": OTHER, "KIMI_API_KEY": "x"}
+    assert kimi("ask", "--base-url", server.url, "hi", env=variables).status == 78
+    assert kimi("auth", "token", env=variables).stdout.decode().strip() == TOKEN
+    moonshot = kimi("auth", "token", "--profile", "moonshot-cn", env=variables)
+    assert moonshot.stdout.decode().strip() == OTHER
+
+
+@pytest.mark.parametrize("how", ["option", "profile"])
+def test_a_host_that_needs_no_token(kimi: Kimi, home: Path, server: ReplayServer, how: str) -> None:
+    """--no-auth, or auth = "none" in its profile: no Authorization header is sent."""
+    config = home / ".config/kimi/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[profiles.desk]\nbase_url = "{server.url}"\nauth = "none"\n')
+    server.script(stream(" Hi"))
+    options = ["--base-url", server.url, "--no-auth"] if how == "option" else ["--profile", "desk"]
+    assert kimi("ask", *options, "hi", env={"KIMI_TOKEN": TOKEN}).status == 0
+    assert get_sent_token(server) is None
+
+
+def test_a_token_file_that_others_can_read_is_refused(kimi: Kimi, home: Path) -> None:
+    """And the way to mend it is named; stdin is a token file, too."""
+    path = home / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o644)
+    result = kimi("auth", "token", "--token-file", str(path))
+    assert result.status == 78
+    assert f"chmod 600 {path}" in result.error
+    piped = kimi("auth", "token", "--token-file", "-", stdin=TOKEN.encode() + b"\n")
+    assert piped.stdout == TOKEN.encode() + b"\n"

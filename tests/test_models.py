@@ -1,0 +1,67 @@
+"""The list of models: documented where the host has none, live where it has one."""
+
+from __future__ import annotations
+
+import json
+
+from conftest import Kimi
+from server import ReplayServer, document, refusal
+
+THE_GUIDES_SEVEN = {
+    "kimi-k2-thinking-turbo",
+    "kimi-k2.5",
+    "kimi-k2-thinking",
+    "kimi-k2-instruct-0905",
+    "kimi-k2-0905-preview",
+    "kimi-k2-turbo-preview",
+    "kimi-k2-0711-preview",
+}
+
+
+def test_the_gateways_models_are_documented(kimi: Kimi) -> None:
+    """The guide's seven and the later ones, without token or network; stdin is left alone."""
+    names = kimi("models", "-q", stdin="pipe").stdout.decode().split()
+    assert set(names) > THE_GUIDES_SEVEN | {"kimi-k2.6", "kimi-k3"}
+    table = kimi("models")
+    marked = [line.split()[1] for line in table.stdout.splitlines() if line.startswith(b"*")]
+    assert marked == [b"kimi-k2.5"]
+    assert "as of 2026-08-23" in table.error
+    rows = [json.loads(line) for line in kimi("models", "--json").stdout.splitlines()]
+    assert [row["id"] for row in rows] == names
+    assert {row["as_of"] for row in rows} == {"2026-08-23"}
+    assert [row["id"] for row in rows if row["default"]] == ["kimi-k2.5"]
+    chosen = kimi("models", env={"KIMI_MODEL": "kimi-k3"}).stdout
+    assert chosen.splitlines()[1].startswith(b"*  kimi-k3 ")
+
+
+def test_a_host_with_a_list_is_asked(kimi: Kimi, server: ReplayServer) -> None:
+    """Moonshot's, OpenAI's and llama.cpp's entries are read, each for what it says."""
+    entries = [
+        {
+            "id": "kimi-k3",
+            "context_length": 10,
+            "supports_reasoning": True,
+            "supports_image_in": False,
+        },
+        {"id": "plain", "object": "model"},
+        {"id": "local", "meta": {"n_ctx": 8192}},
+    ]
+    server.script(document({"object": "list", "data": entries}))
+    result = kimi("models", "--json", "--base-url", server.url, env={"KIMI_TOKEN": "canary-1"})
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["id"], row["context"], row["thinks"], row["images"]) for row in rows] == [
+        ("kimi-k3", 10, "yes", False),
+        ("plain", None, None, None),
+        ("local", 8192, None, None),
+    ]
+    (request,) = server.requests
+    assert (request.method, request.path) == ("GET", "/kimi/models")
+    assert request.headers.get("Authorization") == "Bearer canary-1"
+
+
+def test_failures_have_their_status(kimi: Kimi, server: ReplayServer) -> None:
+    """A host without the endpoint, and one that sends something else."""
+    arguments = ("models", "--no-auth", "--base-url", server.url)
+    server.script(refusal(404, "no_api", "x"), document({"data": [{"name": "x"}]}))
+    assert kimi(*arguments).status == 69
+    assert kimi(*arguments).status == 76
