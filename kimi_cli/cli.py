@@ -97,9 +97,10 @@ def _leave(status: int) -> NoReturn:
 
 def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
     """Return the exit status; every failure is told in one line on stderr."""
+    stdout = sys.stdout
     try:
         _plug_closed_descriptors()
-        if sys.stdout is None:
+        if stdout is None:
             raise OutputFailed("standard output is closed")
         cli.main(
             arguments,
@@ -123,8 +124,8 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
         terminal.complain(f"input or output failed: {error}")
         return ExitStatus.IO
     except SystemExit as ending:
-        if isinstance(ending.__context__, BrokenPipeError):
-            # click has printed help into a closed pipe.
+        if sys.stdout is not stdout:
+            # click has printed help into a closed pipe, and put a wrapper in its place.
             raise OutputClosed from ending
         raise
     except Exception as error:  # noqa: BLE001 - the last border: a person sees no traceback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 import math
@@ -15,6 +16,7 @@ import click
 
 from kimi_cli.config import SETTINGS, ConfigFile, find_config_path, find_folder, read_config
 from kimi_cli.errors import ConfigError, KimiError
+from kimi_cli.prompt import decode_argument
 from kimi_cli.settings import Settings, resolve
 from kimi_cli.terminal import Terminal
 
@@ -75,13 +77,39 @@ class BodyField(click.ParamType[Any]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Any]:
         """Return the key and the parsed value."""
-        key, equals, text = value.partition("=")
+        key, equals, text = decode_argument(value).partition("=")
         if not key or not equals:
             self.fail(f"'{value}' is not KEY=JSON", param, ctx)
         try:
             return key, json.loads(text, parse_constant=_refuse_constant)
         except ValueError:
             return key, text
+        except RecursionError:
+            self.fail(f"the value of '{key}' is nested too deeply", param, ctx)
+
+
+class Text(click.ParamType[Any]):
+    """Text that is read as UTF-8 whatever the locale."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text; raises BadInput when it is not UTF-8."""
+        return decode_argument(value)
+
+
+class Encoding(click.ParamType[Any]):
+    """The name of a text encoding that Python knows."""
+
+    name = "encoding"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the encoding's usual name."""
+        try:
+            b"text".decode(value, "replace")  # some codecs turn bytes into bytes, or only raise
+        except (LookupError, ValueError):
+            self.fail(f"'{value}' is not a text encoding", param, ctx)
+        return codecs.lookup(value).name
 
 
 def _refuse_constant(name: str) -> None:
@@ -235,22 +263,36 @@ request_options = _bundle(
     click.option(
         "-m",
         "--model",
+        type=Text(),
         metavar="NAME",
         shell_complete=complete_models,
         help="Ask this model; any name passes.",
     ),
-    click.option("-s", "--system", metavar="TEXT", help="Put TEXT first, as the system prompt."),
+    click.option(
+        "-s",
+        "--system",
+        type=Text(),
+        metavar="TEXT",
+        help="Put TEXT first, as the system prompt.",
+    ),
     click.option("--temperature", type=FiniteNumber(), help="Set the sampling temperature."),
     click.option("--top-p", type=FiniteNumber(), help="Set the nucleus sampling share."),
     click.option(
         "--max-tokens", type=click.IntRange(1), metavar="N", help="End the answer after N tokens."
     ),
     click.option(
-        "--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT; repeatable."
+        "--stop",
+        type=Text(),
+        multiple=True,
+        metavar="TEXT",
+        help="End the answer before TEXT; repeatable.",
     ),
     click.option("--seed", type=int, metavar="N", help="Set the sampling seed."),
     click.option(
-        "--reasoning-effort", metavar="LEVEL", help="Set how much the model thinks (kimi-k3)."
+        "--reasoning-effort",
+        type=Text(),
+        metavar="LEVEL",
+        help="Set how much the model thinks (kimi-k3).",
     ),
     click.option("--json-mode", is_flag=True, help="Ask for an answer that is a JSON object."),
     click.option(
@@ -277,6 +319,7 @@ input_options = _bundle(
     click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone."),
     click.option(
         "--encoding",
+        type=Encoding(),
         default="utf-8",
         metavar="NAME",
         help="Decode files and stdin as NAME (utf-8).",

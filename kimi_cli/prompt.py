@@ -40,7 +40,7 @@ def compose_prompt(
 
     Raises BadInput for text that cannot be sent, MissingInput for a file that cannot be read.
     """
-    text = " ".join(_decode_argument(word) for word in words if word != STDIN)
+    text = " ".join(decode_argument(word) for word in words if word != STDIN)
     named = STDIN in words
     if not (words or paths) and use_stdin and _stdin_is_terminal():
         return None
@@ -64,7 +64,7 @@ def _read_attachment(path: str, reading: Reading) -> str:
             data = _read_bounded(file.fileno(), path, reading.limit)
     except OSError as error:
         raise MissingInput(f"cannot read {path}: {error.strerror}") from error
-    name = _decode_argument(path)
+    name = decode_argument(path)
     return f"{name}:\n{_drop_last_line_end(_decode(data, path, reading))}"
 
 
@@ -133,7 +133,7 @@ def _decode(data: bytes, name: str, reading: Reading) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _decode_argument(word: str) -> str:
+def decode_argument(word: str) -> str:
     """Take an argument back to its bytes, and read them as UTF-8 whatever the locale."""
     try:
         return os.fsencode(word).decode("utf-8")

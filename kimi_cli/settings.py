@@ -143,6 +143,8 @@ def _find_problem(parts: SplitResult, base_url: str) -> str | None:
     _ = parts.port  # raises ValueError when it is no port
     if parts.scheme not in ("https", "http") or not parts.hostname:
         return "it must begin with https:// and a host"
+    if not all(0 < len(label) < 64 for label in parts.hostname.removesuffix(".").split(".")):
+        return "a part of its host name is empty or too long"
     if "@" in parts.netloc:
         return "it must not hold a user name or password; store a token with 'kimi auth login'"
     if "?" in base_url or "#" in base_url:

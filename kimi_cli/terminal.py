@@ -14,6 +14,7 @@ from kimi_cli.errors import OutputClosed, OutputFailed
 _OUT, _ERR = 1, 2
 _WIDEST = 100
 _SHORTEST_SECRET = 6
+_SHORTEST_PART = 8
 
 
 class Terminal:
@@ -59,6 +60,11 @@ class Terminal:
         except OSError as error:
             raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
 
+    def takes_output(self) -> bool:
+        """Tell whether stdout takes more at once, or its reader is stuck."""
+        _, ready, _ = select.select([], [_OUT], [], 0)
+        return bool(ready)
+
     def show(self, text: str) -> None:
         """Write whole lines to stdout; on a terminal they are made harmless first."""
         self.write(_make_harmless(text) if self.out_is_terminal else text)
@@ -69,9 +75,11 @@ class Terminal:
             write_whole(_ERR, _encode(self.redact(text)))
 
     def redact(self, text: str) -> str:
-        """Return *text* without the secrets that were hidden."""
+        """Return *text* without the secrets that were hidden, or a beginning that was cut off."""
         for secret in self._secrets:
-            text = text.replace(secret, "[bearer token]")
+            if secret[:_SHORTEST_PART] in text:
+                for length in range(len(secret), min(len(secret), _SHORTEST_PART) - 1, -1):
+                    text = text.replace(secret[:length], "[bearer token]")
         return text
 
     def save_trace(self, path: str, error: Exception) -> None:

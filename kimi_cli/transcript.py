@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kimi_cli.api.messages import Delta
+from kimi_cli.errors import Terminated
 from kimi_cli.terminal import Terminal
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
@@ -58,12 +59,13 @@ def _make_sanitizer() -> Sanitizer:
 
 
 class Transcript:
-    """Writes one answer, delta by delta. On a terminal a blank line parts the two texts."""
+    """Writes one answer, delta by delta. On a shared screen a blank line parts the two texts."""
 
     def __init__(self, terminal: Terminal, *, show_reasoning: bool) -> None:
         """Write to *terminal*; nothing appears before the first delta."""
         self._terminal = terminal
         self._show_reasoning = show_reasoning
+        self._share_screen = terminal.out_is_terminal and terminal.err_is_terminal
         self._content = Text(for_terminal=terminal.out_is_terminal)
         self._reasoning = Text(for_terminal=terminal.err_is_terminal)
         self._thinking = False
@@ -75,9 +77,10 @@ class Transcript:
         """Begin; nothing is written yet."""
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """End the last line, however the answer ended."""
-        self.finish()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """End the last line, however the answer ended; a signal waits for no stuck reader."""
+        if kind is not Terminated or self._terminal.takes_output():
+            self.finish()
 
     def write(self, delta: Delta) -> None:
         """Show what *delta* adds."""
@@ -98,16 +101,16 @@ class Transcript:
     def _write_content(self, text: str) -> None:
         if not text:
             return
-        self._end_reasoning("\n\n" if self._terminal.out_is_terminal else "\n")
+        self._end_reasoning("\n\n" if self._share_screen else "\n")
+        self._open_line = True  # first: a signal may come between the two
         self._terminal.write(text)
-        self._open_line = True
 
     def _write_reasoning(self, text: str) -> None:
         if not text:
             return
         if not self._thinking:
             self._thinking = True
-            if self._open_line and self._terminal.out_is_terminal:
+            if self._open_line and self._share_screen:
                 # Thinking after text: the two share a screen, but not a line.
                 self._terminal.write_err("\n\n")
         self._write_dim(text)

@@ -6,6 +6,7 @@ Writing stays with one library, so that the same request has the same bytes on e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -14,9 +15,19 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
 def _strict_loads(data: bytes | str) -> Any:
-    """Parse *data* as RFC 8259 has it: ``NaN`` and ``Infinity`` raise ValueError."""
-    return json.loads(data, parse_constant=_refuse_constant)
+    """Parse *data* as RFC 8259 has it: NaN and infinities, also by overflow, raise ValueError."""
+    try:
+        return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def _loads_with_fallback(data: bytes | str) -> Any:

@@ -34,7 +34,7 @@ class Timer:
         self._deadline = deadline
         self._connecting = True
         self._allowed = limits.connect
-        self._touched = self._looked = time.monotonic()
+        self._touched = self._looked = self._paused = time.monotonic()
 
     def expect(self, seconds: float | None = None) -> None:
         """Allow *seconds* (by default the idle limit) from now until the next data event."""
@@ -45,6 +45,15 @@ class Timer:
     def touch(self) -> None:
         """Note that something came."""
         self._touched = time.monotonic()
+
+    def pause(self) -> None:
+        """Note that a wait is over: what follows, writing to a slow reader say, is our time."""
+        self._paused = time.monotonic()
+
+    def resume(self) -> None:
+        """Note that the server is waited for again."""
+        now = time.monotonic()
+        self._touched = min(now, self._touched + now - self._paused)
 
     def plan_wait(self) -> float:
         """Return how long to wait until the next look, in seconds; raises TimedOut."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kimi_cli.api import codec
-from kimi_cli.errors import NotTheApi
+from kimi_cli.errors import BadInput, NotTheApi
 
 JSON = dict[str, Any]
 
@@ -54,8 +54,11 @@ class Request:
         return body | dict(self.parameters)
 
     def encode(self) -> bytes:
-        """Return the body as it goes over the wire: UTF-8 JSON."""
-        return codec.dumps(self.to_json()).encode()
+        """Return the body as it goes over the wire; raises BadInput for what JSON cannot hold."""
+        try:
+            return codec.dumps(self.to_json()).encode()
+        except ValueError as error:
+            raise BadInput(f"the request cannot be written as UTF-8 JSON: {error}") from error
 
 
 class Delta(NamedTuple):
@@ -146,7 +149,7 @@ class ChunkFolder:
     def _add(self, chunk: JSON) -> None:
         if self._id is None:
             self._id, self._model = chunk.get("id"), chunk.get("model")
-        if (usage := chunk.get("usage")) is not None:
+        if isinstance(usage := chunk.get("usage"), dict):
             self._usage = usage
         for choice in chunk.get("choices") or ():
             if choice.get("index"):
@@ -156,15 +159,15 @@ class ChunkFolder:
             if reason := choice.get("finish_reason"):
                 self.finish_reason = reason
             # Moonshot puts the usage of a stream into the last choice.
-            if (usage := choice.get("usage")) is not None:
+            if isinstance(usage := choice.get("usage"), dict):
                 self._usage = usage
 
     def _add_delta(self, delta: JSON) -> None:
         # `reasoning` is a copy of `reasoning_content` where both are sent: take one.
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
-            self._reasoning.append(reasoning)
+            self._reasoning.append(_expect_text(reasoning))
         if content := delta.get("content"):
-            self._content.append(content)
+            self._content.append(_expect_text(content))
         for fragment in delta.get("tool_calls") or ():
             self._add_tool_call(fragment)
 
@@ -174,6 +177,8 @@ class ChunkFolder:
         index = fragment.get("index")
         if index is None:
             index = len(self._tool_calls) - (0 if function.get("name") else 1)
+        elif not isinstance(index, int):
+            raise TypeError("not an index")
         call = self._tool_calls.setdefault(
             index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
         )
@@ -183,16 +188,10 @@ class ChunkFolder:
         call["function"]["arguments"] += function.get("arguments") or ""
 
     def take(self) -> Delta | None:
-        """Return the text that came since the last call; None when there was none.
-
-        Raises NotTheApi when what came as text was none.
-        """
+        """Return the text that came since the last call; None when there was none."""
         if not self._content and not self._reasoning:
             return None
-        try:
-            delta = Delta("".join(self._content), "".join(self._reasoning))
-        except TypeError as error:
-            raise NotTheApi("the host sent an answer that is not text") from error
+        delta = Delta("".join(self._content), "".join(self._reasoning))
         self._content.clear()
         self._reasoning.clear()
         return delta
@@ -201,6 +200,12 @@ class ChunkFolder:
         """Return what is known once the stream is over."""
         calls = tuple(self._tool_calls[index] for index in sorted(self._tool_calls))
         return Ending(self._id, self._model, self.finish_reason, self._usage, calls)
+
+
+def _expect_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not text")
+    return value
 
 
 def read_completion(document: JSON) -> Completion:

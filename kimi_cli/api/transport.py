@@ -8,6 +8,7 @@ cookies, and hold a stream's text back until its buffer is full.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -29,6 +30,7 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProxyError,
+    SSLError,
 )
 
 from kimi_cli.api.limits import Limits, Timer
@@ -162,7 +164,7 @@ class _Exchange:
         """Return urllib3's response; raise what became of the request in our own terms."""
         item = self._wait()
         if isinstance(item, Exception):
-            raise explain_failure(item, self._route) from item
+            raise explain_failure(item, self._route, connecting=self._socket is None) from item
         return item
 
     def receive_body(self) -> Iterator[bytes]:
@@ -196,11 +198,14 @@ class _Exchange:
 
     def _wait(self) -> Any:
         """Return the next thing that the carrier delivers; raises TimedOut."""
+        self.timer.resume()
         while True:
             try:
-                return self._inbox.get(timeout=self.timer.plan_wait())
+                item = self._inbox.get(timeout=self.timer.plan_wait())
             except Empty:
                 continue
+            self.timer.pause()
+            return item
 
     def _carry(self, transport: Transport, call: Call, connect: float) -> None:
         try:
@@ -293,9 +298,11 @@ def _read_promptly(response: Any) -> Iterator[bytes]:
         yield piece
 
 
-def explain_failure(error: Exception, route: Route) -> KimiError:
+def explain_failure(error: Exception, route: Route, *, connecting: bool = False) -> KimiError:
     """Say in our terms why no reply came."""
     host, root, reason = route.host, _find_root(error), _describe(error)
+    if isinstance(error, SSLError) and (flaw := _find_flaw(route.ca_bundle)):
+        return ConfigError(f"cannot read certificates from {route.ca_bundle}: {flaw}")
     via = " through the proxy" if select_proxy(route.base_url, dict(route.proxies)) else ""
     if isinstance(error, NameResolutionError):
         return Unreachable(f"cannot resolve {host}{via}: {reason}", transient=True)
@@ -304,14 +311,27 @@ def explain_failure(error: Exception, route: Route) -> KimiError:
     if isinstance(error, (NewConnectionError, ProxyError)):
         return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
     if isinstance(error, ConnectTimeoutError):
-        return TimedOut(f"no connection to {host}{via}: {reason}")
+        return TimedOut(f"no connection to {host}{via}: {reason} (limit: connect-timeout)")
     if "Tunnel connection failed" in reason:
         return Unreachable(f"the proxy refuses the way to {host}: {reason}")
+    if connecting and via and isinstance(error, (HTTPError, HTTPException, OSError)):
+        return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
     if isinstance(root, HTTPException) and not isinstance(root, RemoteDisconnected):
         return NotTheApi(f"{host} does not speak HTTP: {reason}")
     if isinstance(error, (HTTPError, HTTPException, OSError)):
         return StreamTruncated(f"{host} closed the connection without a reply: {reason}")
     raise error
+
+
+def _find_flaw(ca_bundle: str | None) -> str | None:
+    """Say why a file of certificates cannot be loaded; None when it can, or is a folder."""
+    if ca_bundle is None or os.path.isdir(ca_bundle):
+        return None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_bundle)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _find_root(error: BaseException) -> BaseException:
