@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from kimi_cli import __version__
 from kimi_cli.api import codec
 from kimi_cli.api.catalogue import Model
+from kimi_cli.api.channel import Channel
 from kimi_cli.api.limits import Limits
 from kimi_cli.api.messages import (
     ChunkFolder,
@@ -37,6 +38,7 @@ from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TemporaryFail
 
 _T = TypeVar("_T")
 
+_ENDPOINT = "/chat/completions"
 _EVENT_LIMIT = 64 * 2**20
 _GRACE = 5.0
 """Seconds to wait for usage and ``[DONE]`` once a finish_reason has ended the answer."""
@@ -211,15 +213,17 @@ class Client:
         except (KeyError, TypeError, AttributeError) as error:
             raise NotTheApi("the host's list of models has an unknown shape") from error
 
+    def open_channel(self) -> Channel:
+        """Return a kept connection for many requests, all from one thread."""
+        return Channel(self._transport, _ENDPOINT, self._headers, connect=self._limits.connect)
+
     def probe(self, *, has_models: bool) -> None:
         """Find out, at no cost, whether the token is taken; raises as ``complete`` does.
 
         A host without a models endpoint is sent a request that it must refuse: refusals are not
         billed.
         """
-        method, path, body = (
-            ("GET", "/models", None) if has_models else ("POST", "/chat/completions", b"{}")
-        )
+        method, path, body = ("GET", "/models", None) if has_models else ("POST", _ENDPOINT, b"{}")
         with self._send(method, path, body, None) as reply:
             reply.read(DOCUMENT_LIMIT)
 
@@ -259,7 +263,7 @@ class Client:
 
     @contextmanager
     def _post(self, request: Request, deadline: float | None) -> Iterator[Reply]:
-        with self._send("POST", "/chat/completions", request.encode(), deadline) as reply:
+        with self._send("POST", _ENDPOINT, request.encode(), deadline) as reply:
             yield reply
 
     @contextmanager

@@ -46,8 +46,15 @@ else:
     loads = _loads_with_fallback
 
 
+def _make_encoder(*, sort_keys: bool) -> json.JSONEncoder:
+    return json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys
+    )
+
+
+_IN_ORDER, _SORTED = _make_encoder(sort_keys=False), _make_encoder(sort_keys=True)
+
+
 def dumps(value: Any, *, sort_keys: bool = False) -> str:
     """Compact JSON with the text itself, not escapes; NaN and infinities raise ValueError."""
-    return json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys
-    )
+    return (_SORTED if sort_keys else _IN_ORDER).encode(value)

@@ -25,7 +25,6 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 from requests.utils import select_proxy
 from urllib3.exceptions import (
-    ConnectTimeoutError,
     HTTPError,
     NameResolutionError,
     NewConnectionError,
@@ -308,10 +307,10 @@ def explain_failure(error: Exception, route: Route, *, connecting: bool = False)
         return Unreachable(f"cannot resolve {host}{via}: {reason}", transient=True)
     if isinstance(root, (ssl.SSLError, ssl.CertificateError)):
         return Unreachable(f"cannot trust {host}{via}: {reason}; SSL_CERT_FILE can name its CA")
+    if connecting and isinstance(root, TimeoutError):
+        return TimedOut(f"no connection to {host}{via}: {reason} (limit: connect-timeout)")
     if isinstance(error, (NewConnectionError, ProxyError)):
         return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
-    if isinstance(error, ConnectTimeoutError):
-        return TimedOut(f"no connection to {host}{via}: {reason} (limit: connect-timeout)")
     if "Tunnel connection failed" in reason:
         return Unreachable(f"the proxy refuses the way to {host}: {reason}")
     if connecting and via and isinstance(error, (HTTPError, HTTPException, OSError)):

@@ -1,0 +1,132 @@
+"""A kept connection for many requests: one per thread, and cheap.
+
+A row of a batch costs one round trip and little else, so the request goes out in one piece and
+the reply is read by the standard library; urllib3 opens the connection, for its proxies and
+certificates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from typing import Any
+
+from kimi_cli.api.transport import Call, Transport, explain_failure
+from kimi_cli.errors import NotTheApi, TimedOut
+
+
+@dataclass(frozen=True, slots=True)
+class WholeReply:
+    """One HTTP reply, read to its end."""
+
+    status: int
+    body: bytes
+    fields: HTTPMessage
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header field, looked up without regard to case."""
+        return self.fields.get(name)
+
+    def read(self, limit: int) -> bytes:
+        """Return the body; raises NotTheApi beyond *limit* bytes."""
+        data = self.body
+        if self.header("content-encoding") in ("gzip", "deflate"):
+            data = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, limit + 1)
+        if len(data) > limit:
+            raise NotTheApi(f"the host sent more than {limit} bytes in one document")
+        return data
+
+
+class Channel:
+    """Posts to one path, over one connection that is kept as long as the host keeps it."""
+
+    def __init__(
+        self, transport: Transport, path: str, headers: Mapping[str, str], *, connect: float
+    ) -> None:
+        """Prepare; the connection (within *connect* seconds) is made with the first post."""
+        self._transport = transport
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._aborted = False
+        complete = transport.complete_headers(Call("POST", path, headers))
+        lines = [
+            f"POST {transport.locate(path)} HTTP/1.1",
+            f"Host: {transport.route.host}",
+            *(f"{name}: {value}" for name, value in complete.items()),
+        ]
+        self._head = "\r\n".join(lines).encode("latin-1") + b"\r\nContent-Length: "
+
+    def post(self, body: bytes) -> WholeReply:
+        """Send *body*; return the reply, read to its end.
+
+        Raises Unreachable, TimedOut when it was aborted, StreamTruncated or NotTheApi.
+        """
+        try:
+            return self._post(body)
+        except (HTTPException, OSError) as error:
+            connecting = self._connection is None
+            self.close()
+            if self._aborted:
+                self._aborted = False
+                raise TimedOut("no answer within the time limit (limit: timeout)") from error
+            route = self._transport.route
+            raise explain_failure(error, route, connecting=connecting) from error
+
+    def _post(self, body: bytes) -> WholeReply:
+        """A kept connection that proves closed before any byte of a reply is replaced once."""
+        kept = self._connection is not None
+        try:
+            return self._post_once(body)
+        except ConnectionError:
+            if not kept or self._aborted:
+                raise
+            self.close()
+        return self._post_once(body)
+
+    def abort(self) -> None:
+        """End the call that another thread is in: it fails with a closed connection."""
+        with self._lock:
+            self._aborted = True
+            if self._connection is not None:
+                with contextlib.suppress(OSError):
+                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; the next post makes a new one."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _post_once(self, body: bytes) -> WholeReply:
+        connected = self._open()
+        request = b"%s%d\r\n\r\n%s" % (self._head, len(body), body)
+        # A host may answer, and hang up, before it has read a long request.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connected.sendall(request)
+        response = HTTPResponse(connected, method="POST")
+        try:
+            response.begin()
+            data = response.read()
+        finally:
+            response.close()
+        if response.will_close:
+            self.close()
+        return WholeReply(response.status, data, response.msg)
+
+    def _open(self) -> socket.socket:
+        """Return the socket of the connection, opening it when there is none."""
+        if self._connection is None:
+            connection = self._transport.connect(self._connect)
+            with self._lock:
+                self._connection = connection
+            if self._aborted:
+                raise ConnectionAbortedError("given up while connecting")
+        kept: socket.socket = self._connection.sock
+        return kept
