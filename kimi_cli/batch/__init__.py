@@ -1,0 +1,1 @@
+"""Many prompts: records in, a ledger that survives anything, results out."""

@@ -1,0 +1,557 @@
+"""Records through channels: bounded, paced, each finished row on its way to disk at once.
+
+The main thread decides: it admits rows, takes outcomes, writes results. One thread reads the
+input, and each request in flight has a thread of its own. Nothing here grows with the input.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from kimi_cli.api.channel import Channel
+from kimi_cli.api.messages import JSON
+from kimi_cli.api.refusals import Refused, Verdict
+from kimi_cli.api.replies import check_status, read_document
+from kimi_cli.api.retry import is_transient
+from kimi_cli.batch.pace import Kind, Notice, Pace, Ticket, read_notice
+from kimi_cli.batch.records import BadRecord, Record, Result
+from kimi_cli.batch.sinks import Sink
+from kimi_cli.batch.tally import Tally
+from kimi_cli.errors import (
+    ExitStatus,
+    KimiError,
+    NotTheApi,
+    StreamTruncated,
+    TimedOut,
+)
+
+_TICK = 0.2
+_STACK = 512 * 1024
+_AHEAD_ROWS = 1024
+_AHEAD_BYTES = 32 * 2**20
+_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
+_FREE_OVERLOADS = 20
+_FEW_ATTEMPTS = {TimedOut: 2, NotTheApi: 3, StreamTruncated: 3}
+"""Attempts of failures that were probably billed, where fewer than the plan's."""
+
+_FATAL = {
+    Verdict.TOKEN_REFUSED: ExitStatus.NO_PERMISSION,
+    Verdict.QUOTA_USED_UP: ExitStatus.NO_PERMISSION,
+    Verdict.SPENT_FOR_TODAY: ExitStatus.TEMPORARY,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is carried out. Times are in seconds."""
+
+    attempts: int = 5
+    timeout: float = 600.0
+    max_wait: float = 600.0
+    max_rows: int | None = None
+    max_errors: int | None = None
+    max_error_share: float | None = None
+    max_tokens: int | None = None
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class Job:
+    """One row on its way: how often it was tried, and how often the service was too busy."""
+
+    record: Record
+    tokens: float
+    attempts: int = 0
+    overloads: int = 0
+    ticket: Ticket | None = None
+    channel: Channel | None = None
+    began: float = 0.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came back for a job: a document with its HTTP status, or an error."""
+
+    job: Job
+    at: float
+    status: int = 0
+    request_id: str | None = None
+    document: JSON | None = None
+    error: KimiError | None = None
+
+
+class Breaker:
+    """Opens when most attempts fail: then only single probes go out, ever more rarely."""
+
+    def __init__(self) -> None:
+        """Start closed."""
+        self.opened: float | None = None
+        self._recent: deque[tuple[float, bool]] = deque()
+        self._delay = 5.0
+        self._next = 0.0
+
+    def note(self, now: float, *, good: bool) -> bool:
+        """Note one attempt; tell whether a success has closed the breaker just now."""
+        self._recent.append((now, good))
+        while self._recent[0][0] < now - 10:
+            self._recent.popleft()
+        if good:
+            was_open = self.opened is not None
+            self.opened = None
+            if was_open:
+                self._recent.clear()
+            return was_open
+        bad = sum(not good for _, good in self._recent)
+        if self.opened is None and len(self._recent) >= 20 and bad * 2 >= len(self._recent):
+            self.opened, self._delay = now, 5.0
+            self._next = now + self._delay * random.uniform(0.75, 1.25)
+        return False
+
+    def find_wait(self, now: float) -> float:
+        """Return the seconds until the next probe; 0 when rows may go."""
+        return 0.0 if self.opened is None else max(0.0, self._next - now)
+
+    def probe(self, now: float) -> None:
+        """Note that a probe leaves."""
+        if self.opened is not None:
+            self._delay = min(60.0, self._delay * 2)
+            self._next = now + self._delay * random.uniform(0.75, 1.25)
+
+
+class Intake:
+    """Reads records ahead in a thread of its own, but never far."""
+
+    def __init__(self, records: Iterator[Record | BadRecord], wake: Callable[[], None]) -> None:
+        """Start to read; *wake* is called when something came for a taker that waits."""
+        self._records = records
+        self._wake = wake
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._put = self._taken = 0
+        self._put_bytes = self._taken_bytes = 0
+        self._hungry = False
+        self._stopped = False
+        self.ended = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def take(self) -> Record | BadRecord | None:
+        """Return the next record, or None when none is there now. Raises what reading raised."""
+        if self.ended:
+            return None
+        self._hungry = True
+        try:
+            item = self._inbox.get_nowait()
+        except Empty:
+            return None
+        self._hungry = False
+        if item is None or isinstance(item, BaseException):
+            self.ended = True
+            if item is not None:
+                raise item
+            return None
+        self._taken += 1
+        self._taken_bytes += _measure(item)
+        return item  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """Read no further."""
+        self._stopped = True
+        self.ended = True
+
+    def _read(self) -> None:
+        try:
+            for record in self._records:
+                self._put += 1
+                self._put_bytes += _measure(record)
+                self._deliver(record)
+                while self._is_far_ahead() and not self._stopped:
+                    time.sleep(0.002)
+                if self._stopped:
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised again by take
+            self._deliver(error)
+        else:
+            self._deliver(None)
+
+    def _is_far_ahead(self) -> bool:
+        return (
+            self._put - self._taken > _AHEAD_ROWS
+            or self._put_bytes - self._taken_bytes > _AHEAD_BYTES
+        )
+
+    def _deliver(self, item: Any) -> None:
+        self._inbox.put(item)
+        if self._hungry:
+            self._wake()
+
+
+def _measure(record: Record | BadRecord) -> int:
+    return len(record.payload) if isinstance(record, Record) else 0
+
+
+class Runner:
+    """One run of a batch."""
+
+    def __init__(
+        self,
+        records: Iterator[Record | BadRecord],
+        *,
+        open_channel: Callable[[], Channel],
+        pace: Pace,
+        plan: Plan,
+        tally: Tally,
+        sink: Sink,
+        tick: Callable[[Runner], None] = lambda runner: None,
+    ) -> None:
+        """Run *records* and give results to *sink*; *tick* is called a few times a second."""
+        self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._intake = Intake(records, lambda: self._outcomes.put(None))
+        self._open_channel = open_channel
+        self.pace = pace
+        self._plan = plan
+        self.tally = tally
+        self._sink = sink
+        self._tick = tick
+        self._breaker = Breaker()
+        self._waiting: list[tuple[float, int, Job]] = []
+        self._next: Job | None = None
+        self._flying: dict[int, Job] = {}
+        self._workers = 0
+        self._order = count()
+        self._began = time.monotonic()
+        self._progressed = self._looked = self._began
+        self._leave_at: float | None = None
+        self._estimate = 256.0
+        self._stopping = False
+
+    def run(self) -> None:
+        """Carry the run out. What stopped it, and what is left, is in the tally.
+
+        Raises BadInput when the input itself cannot be read, OutputFailed when writing fails.
+        """
+        previous = threading.stack_size(_STACK)
+        try:
+            while self._go_on():
+                self._take_outcomes(self._dispatch())
+                self._check_limits()
+                self._tick(self)
+        finally:
+            threading.stack_size(previous)
+            self._intake.stop()
+            for job in self._flying.values():
+                if job.channel is not None:
+                    job.channel.abort()
+            for _ in range(self._workers):
+                self._jobs.put(None)
+
+    def stop(self, reason: str, status: ExitStatus | None, *, drain: float) -> None:
+        """Send nothing more; wait *drain* seconds for what is in flight."""
+        if not self._stopping:
+            self._stopping = True
+            self.tally.stop_reason = reason
+            self.tally.stop_status = status
+            self._intake.stop()
+        leave_at = time.monotonic() + drain
+        self._leave_at = leave_at if self._leave_at is None else min(leave_at, self._leave_at)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are out."""
+        return len(self._flying)
+
+    def explain_limit(self) -> str:
+        """Say what holds the run back now."""
+        if self._breaker.opened is not None:
+            return "the service fails; probing"
+        if not self._sink.has_room():
+            return "the first row in order"
+        return self.pace.reason
+
+    def _go_on(self) -> bool:
+        if self._flying:
+            return self._leave_at is None or time.monotonic() < self._leave_at
+        if self._stopping:
+            return False
+        return not self._intake.ended or bool(self._waiting) or self._next is not None
+
+    def _dispatch(self) -> float:
+        """Send whatever may leave now; return how long to wait for outcomes at most."""
+        while not self._stopping:
+            now = time.monotonic()
+            job = self._find_job(now)
+            if job is None:
+                due = self._waiting[0][0] - now if self._waiting else _TICK
+                return min(_TICK, max(0.0, due))
+            wait = self._find_wait(now, job)
+            if wait > 0:
+                self._next = job
+                return min(_TICK, wait)
+            self._next = None
+            self._send(job, now)
+        return _TICK
+
+    def _find_wait(self, now: float, job: Job) -> float:
+        if not self._sink.has_room():
+            return _TICK
+        if self._breaker.opened is not None:
+            return self._breaker.find_wait(now) if not self._flying else _TICK
+        wait = self.pace.find_wait(now, job.tokens)
+        return _TICK if wait is None else wait
+
+    def _find_job(self, now: float) -> Job | None:
+        """Return the row to send next: one that waited comes before a fresh one."""
+        if self._waiting and self._waiting[0][0] <= now:
+            job = heapq.heappop(self._waiting)[2]
+            if self._next is not None:
+                heapq.heappush(self._waiting, (now, next(self._order), self._next))
+                self._next = None
+            return job
+        if self._next is not None:
+            return self._next
+        bad: list[Result] = []
+        while True:
+            if self._is_sated():
+                return None
+            record = self._take_record()
+            if record is not None:
+                self._sink.expect(record.number)
+            if not isinstance(record, BadRecord):
+                break
+            self.tally.failed += 1
+            bad.append(_blame(record))
+        if bad:
+            self._sink.write(bad)
+        return None if record is None else Job(record, self._estimate_tokens(record))
+
+    def _take_record(self) -> Record | BadRecord | None:
+        """Take the next row; input that cannot be read ends the run, but not what is in flight."""
+        try:
+            return self._intake.take()
+        except KimiError as error:
+            self.stop(str(error), error.status, drain=self._plan.timeout)
+            return None
+
+    def _is_sated(self) -> bool:
+        """Stop admitting fresh rows at --max-rows or when the token budget is spoken for."""
+        plan, tally = self._plan, self.tally
+        admitted = tally.finished + tally.deferred + len(self._flying) + len(self._waiting)
+        if plan.max_rows is not None and admitted >= plan.max_rows:
+            self._stop_if_more(f"--max-rows {plan.max_rows}")
+            return True
+        if plan.max_tokens is None:
+            return False
+        reserved = sum(job.tokens for job in self._flying.values())
+        if tally.tokens + reserved + self._estimate <= plan.max_tokens:
+            return False
+        self._stop_if_more(f"--max-total-tokens {plan.max_tokens}")
+        return True
+
+    def _stop_if_more(self, reason: str) -> None:
+        """Stop at a limit, unless the input ends there as well."""
+        if not self._flying and not self._waiting and self._take_record() is not None:
+            self.stop(reason, ExitStatus.TEMPORARY, drain=0)
+
+    def _estimate_tokens(self, record: Record) -> float:
+        return len(record.payload) / 3.2 + self._estimate
+
+    def _send(self, job: Job, now: float) -> None:
+        self._breaker.probe(now)
+        job.ticket = self.pace.admit(now, job.tokens)
+        job.began = now
+        self.tally.attempts += 1
+        self._flying[id(job)] = job
+        self._jobs.put(job)
+        if self._workers < len(self._flying):
+            self._workers += 1
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        """Carry jobs over one channel until there are none."""
+        channel = self._open_channel()
+        while (job := self._jobs.get()) is not None:
+            job.channel = channel
+            self._outcomes.put(_attempt(job, channel))
+        channel.close()
+
+    def _take_outcomes(self, seconds: float) -> None:
+        """Wait for an outcome, take all that are there, and write what they finish."""
+        results: list[Result] = []
+        try:
+            outcome = (
+                self._outcomes.get(timeout=seconds) if seconds else self._outcomes.get_nowait()
+            )
+            while True:
+                if outcome is not None and (result := self._judge(outcome)) is not None:
+                    results.append(result)
+                outcome = self._outcomes.get_nowait()
+        except Empty:
+            pass
+        if results:
+            self._sink.write(results)
+
+    def _judge(self, outcome: Outcome) -> Result | None:
+        """Learn from *outcome*; return the row's result when it is final."""
+        job, error = outcome.job, outcome.error
+        del self._flying[id(job)]
+        assert job.ticket is not None  # noqa: S101 - it was sent
+        if error is None:
+            return self._accept(outcome, job.ticket)
+        if isinstance(error, Refused):
+            return self._judge_refusal(outcome, error, job.ticket)
+        self.pace.fail(job.ticket)
+        if isinstance(error, (TimedOut, StreamTruncated)):
+            self.tally.unknown += 1
+        self._breaker.note(outcome.at, good=False)
+        if not is_transient(error) and not isinstance(error, NotTheApi):
+            self.stop(str(error), error.status, drain=_TICK)
+            self._sink.defer(_fail(outcome, "transient"))
+            return None
+        return self._try_again(outcome, limit=_FEW_ATTEMPTS.get(type(error), self._plan.attempts))
+
+    def _accept(self, outcome: Outcome, ticket: Ticket) -> Result:
+        job, tally = outcome.job, self.tally
+        usage = (outcome.document or {}).get("usage")
+        before = tally.tokens
+        tally.note_usage(usage)
+        used = tally.tokens - before
+        if used:
+            self._estimate += 0.1 * (used - len(job.record.payload) / 3.2 - self._estimate)
+        self.pace.succeed(ticket, outcome.at, used)
+        if self._breaker.note(outcome.at, good=True):
+            self.pace.restart()
+        self._progressed = outcome.at
+        result = Result(
+            job.record,
+            outcome.status,
+            outcome.request_id,
+            outcome.document,
+            None,
+            job.attempts + 1,
+            int(1000 * (outcome.at - job.began)),
+        )
+        tally.answered += 1
+        tally.note_latency(result.milliseconds)
+        if result.choice.get("finish_reason") not in (None, "stop", "tool_calls"):
+            tally.incomplete += 1
+        return result
+
+    def _judge_refusal(self, outcome: Outcome, error: Refused, ticket: Ticket) -> Result | None:
+        job, refusal = outcome.job, error.refusal
+        verdict = refusal.verdict
+        if verdict in (Verdict.RATE_LIMITED, Verdict.OVERLOADED):
+            notice = read_notice(refusal) if refusal.http_status == 429 else Notice(Kind.OVERLOAD)
+            self.tally.refusals[notice.kind.value] += 1
+            self.pace.refuse(ticket, notice, outcome.at, refusal.retry_after)
+            if notice.kind is not Kind.OVERLOAD:
+                self._wait(job, outcome.at + random.uniform(0, 0.5))
+                return None
+            job.overloads += 1
+            if job.overloads <= _FREE_OVERLOADS:
+                self._wait(job, outcome.at + _draw_backoff(job.overloads, refusal.retry_after))
+                return None
+            return self._try_again(outcome, limit=self._plan.attempts)
+        if verdict in _FATAL:
+            self.pace.fail(ticket)
+            self.stop(str(error), _FATAL[verdict], drain=_TICK)
+            self._sink.defer(_fail(outcome, "transient"))
+            return None
+        if verdict is Verdict.SERVER_FAILED:
+            self.pace.fail(ticket)
+            self._breaker.note(outcome.at, good=False)
+            return self._try_again(outcome, limit=self._plan.attempts)
+        self.pace.succeed(ticket, outcome.at)
+        self._progressed = outcome.at
+        self.tally.failed += 1
+        return _fail(outcome, "permanent")
+
+    def _try_again(self, outcome: Outcome, *, limit: int) -> Result | None:
+        job = outcome.job
+        if self._breaker.opened is None:
+            job.attempts += 1
+        if job.attempts < limit and not self._stopping:
+            asked = (
+                outcome.error.refusal.retry_after if isinstance(outcome.error, Refused) else None
+            )
+            self._wait(job, outcome.at + _draw_backoff(job.attempts, asked))
+            return None
+        self.tally.deferred += 1
+        self._sink.defer(_fail(outcome, "transient"))
+        return None
+
+    def _wait(self, job: Job, due: float) -> None:
+        heapq.heappush(self._waiting, (due, next(self._order), job))
+
+    def _check_limits(self) -> None:
+        """End attempts that take too long, and the run where a limit says so."""
+        now = time.monotonic()
+        plan, tally = self._plan, self.tally
+        if now - self._looked > _TICK:
+            self._looked = now
+            for job in self._flying.values():
+                if now - job.began > plan.timeout and job.channel is not None:
+                    job.channel.abort()
+        if self._stopping:
+            return
+        if plan.deadline is not None and now - self._began > plan.deadline:
+            self.stop("--deadline", ExitStatus.TEMPORARY, drain=plan.timeout)
+        errors = tally.failed + tally.deferred
+        share = plan.max_error_share
+        if (plan.max_errors is not None and errors > plan.max_errors) or (
+            share is not None
+            and tally.finished + tally.deferred >= 50
+            and errors > share * (tally.finished + tally.deferred)
+        ):
+            self.stop("--max-errors", ExitStatus.TEMPORARY, drain=plan.timeout)
+        stuck = self._breaker.opened is not None or not self._flying
+        if stuck and (self._waiting or self._next) and now - self._progressed > plan.max_wait:
+            self.stop("no progress for --max-wait", ExitStatus.TEMPORARY, drain=_TICK)
+
+
+def _attempt(job: Job, channel: Channel) -> Outcome:
+    """Send *job* once."""
+    try:
+        reply = channel.post(job.record.payload)
+        check_status(reply)
+        document = read_document(reply)
+    except KimiError as error:
+        return Outcome(job, time.monotonic(), error=error)
+    except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
+        return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
+    request_id = reply.header("x-request-id") or reply.header("x-trace-id")
+    return Outcome(job, time.monotonic(), reply.status, request_id, document)
+
+
+def _draw_backoff(attempt: int, asked: float | None) -> float:
+    """Return a full-jitter delay in seconds; what the service asked for is its floor."""
+    return (asked or 0.0) + random.uniform(0, min(_LONGEST_BACKOFF, _BACKOFF * 2**attempt))
+
+
+def _fail(outcome: Outcome, kind: str) -> Result:
+    """Make the result of a row that got no answer."""
+    job, error = outcome.job, outcome.error
+    refusal = error.refusal if isinstance(error, Refused) else None
+    shown = {
+        "code": (refusal.code if refusal else None) or type(error).__name__,
+        "message": str(error),
+        "class": kind,
+    }
+    status = refusal.http_status if refusal else None
+    body = {"error": {"code": refusal.code, "message": refusal.message}} if refusal else None
+    took = int(1000 * (outcome.at - job.began))
+    trace = refusal.trace_id if refusal else None
+    return Result(job.record, status, trace, body, shown, job.attempts + 1, took)
+
+
+def _blame(record: BadRecord) -> Result:
+    """Make the result of a row that cannot be sent."""
+    error = {"code": record.code, "message": record.message, "class": "permanent"}
+    return Result(record, error=error)

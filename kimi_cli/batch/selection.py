@@ -1,0 +1,135 @@
+"""Which rows of the input are this run's: its shard, not done yet, not changed, not twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from kimi_cli.batch.ledger import Done, HashSet, hash_id
+from kimi_cli.batch.records import BadRecord, Record, repeat_key
+from kimi_cli.batch.tally import Tally
+from kimi_cli.errors import BadInput
+
+_FEW = 5
+_WRONG_FROM_THE_START = 10
+
+# The workers of one job are told their number by whoever started them; see each one's manual.
+_ENVIRONMENTS = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+    ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS", None),
+    ("SKYPILOT_JOB_RANK", "SKYPILOT_NUM_JOBS", None),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", None),
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every *count*-th row, beginning with row *index* (from 0)."""
+
+    index: int
+    count: int
+
+    def __contains__(self, number: int) -> bool:
+        """Tell whether the row of that *number* (from 1) is ours."""
+        return (number - 1) % self.count == self.index
+
+
+def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
+    """Read ``I/N``, or with ``auto`` what a job scheduler's variables say. Raises ValueError."""
+    if text == "auto":
+        return _find_shard(environment)
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError("a shard is I/N with I from 0 to N-1, or auto")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def _find_shard(environment: Mapping[str, str]) -> Shard:
+    for index, count, first in _ENVIRONMENTS:
+        if index in environment and count in environment:
+            start = int(environment.get(first, "0")) if first else 0
+            return Shard(int(environment[index]) - start, int(environment[count]))
+    known = ", ".join(index for index, _, _ in _ENVIRONMENTS)
+    raise ValueError(f"no scheduler's variables are here (looked for {known})")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What to do with a row whose id was seen before."""
+
+    on_change: str = "fail"
+    allow_duplicates: bool = False
+    shard: Shard | None = None
+
+
+def select(
+    records: Iterable[Record | BadRecord], done: Done, rules: Rules, tally: Tally
+) -> Iterator[Record | BadRecord]:
+    """Yield the rows that are to be run; the others are counted in *tally*."""
+    seen_ids, seen_keys = HashSet(8), HashSet(16)
+    repeats: dict[str, int] = {}
+    for record in records:
+        if rules.shard is not None and record.number not in rules.shard:
+            continue
+        tally.read += 1
+        again = _is_named(record) and not seen_ids.add(hash_id(record.id))
+        if again and not rules.allow_duplicates:
+            _count(tally.first_duplicates, record.id)
+            tally.duplicates += 1
+            continue
+        if not seen_keys.add(bytes.fromhex(record.key)):
+            repeats[record.key] = repeats.get(record.key, 1) + 1
+            record = replace(record, key=repeat_key(record.key, repeats[record.key]))
+        if bytes.fromhex(record.key) in done.keys or hash_id(record.id) in done.elsewhere:
+            tally.skipped += 1
+        elif hash_id(record.id) in done.ids and rules.on_change != "redo":
+            if rules.on_change == "keep":
+                tally.skipped += 1
+            else:
+                _count(tally.first_changed, record.id)
+                tally.changed += 1
+        else:
+            yield record
+
+
+def refuse_wrong_input(records: Iterator[Record | BadRecord]) -> Iterator[Record | BadRecord]:
+    """Hold bad rows back until a good one has come: ten bad ones are a wrong file or option.
+
+    Raises BadInput for that, before any request.
+    """
+    held: list[BadRecord] = []
+    for record in records:
+        if isinstance(record, BadRecord):
+            held.append(record)
+            if len(held) == _WRONG_FROM_THE_START:
+                raise BadInput(
+                    f"the first {len(held)} rows are all bad (row {held[0].number}: "
+                    f"{held[0].message}); is this the right file, or is --prompt, --lines or "
+                    "--csv missing?"
+                )
+            continue
+        yield from held
+        yield record
+        break
+    else:
+        yield from held
+    yield from records
+
+
+def find_changed(records: Iterable[Record | BadRecord], done: Done) -> set[str]:
+    """Return the ids whose rows are done, but under another key than now."""
+    return {
+        record.id
+        for record in records
+        if bytes.fromhex(record.key) not in done.keys and hash_id(record.id) in done.ids
+    }
+
+
+def _is_named(record: Record | BadRecord) -> bool:
+    return isinstance(record, Record) and record.named
+
+
+def _count(names: list[str], name: str) -> None:
+    if len(names) < _FEW:
+        names.append(name)

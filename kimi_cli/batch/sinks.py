@@ -1,0 +1,177 @@
+"""Where results go: a ledger, or standard output; in order of completion, or of the input."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from kimi_cli.batch.ledger import Ledger
+from kimi_cli.batch.records import Result, encode_result
+from kimi_cli.errors import OutputClosed
+
+_WINDOW_BYTES = 64 * 2**20
+
+
+class Sink(Protocol):
+    """Takes finished results."""
+
+    def expect(self, number: int) -> None:
+        """Note that the row of that *number* is now being asked for."""
+
+    def write(self, results: list[Result]) -> None:
+        """Write *results* before returning."""
+
+    def defer(self, result: Result) -> None:
+        """Take a row whose attempts ran out."""
+
+    def has_room(self) -> bool:
+        """Tell whether more rows may be asked for."""
+
+    def close(self) -> None:
+        """Finish, after the last result."""
+
+
+class LedgerSink:
+    """Lines in a file are final; rows to be tried again are listed beside it."""
+
+    def __init__(self, ledger: Ledger, style: str, *, defer: bool = True) -> None:
+        """Append to *ledger* in the format *style*; without *defer* errors are final, too."""
+        self._ledger = ledger
+        self._defers = defer
+        self._style = style
+        self._errors = ledger.path.with_name(ledger.path.name + ".errors")
+        self._deferred: list[bytes] = []
+
+    def expect(self, number: int) -> None:
+        """Any order will do."""
+
+    def write(self, results: list[Result]) -> None:
+        """Append one line a result."""
+        self._ledger.append(b"".join(encode_result(result, self._style) for result in results))
+
+    def defer(self, result: Result) -> None:
+        """List the row in the errors file, at the end."""
+        if not self._defers:
+            self.write([result])
+            return
+        self._deferred.append(encode_result(result, self._style))
+
+    def has_room(self) -> bool:
+        """Always: nothing is held back."""
+        return True
+
+    def close(self) -> None:
+        """Write the errors file anew, or remove that of an earlier run."""
+        if self._deferred:
+            self._errors.write_bytes(b"".join(self._deferred))
+        else:
+            self._errors.unlink(missing_ok=True)
+
+
+class StdoutSink:
+    """One line a row, whatever became of it, so that pipes stay aligned."""
+
+    def __init__(self, write: Callable[[str], None], style: str) -> None:
+        """Write through *write*, which reports a reader that left."""
+        self._write = write
+        self._style = style
+
+    def expect(self, number: int) -> None:
+        """Any order will do."""
+
+    def write(self, results: list[Result]) -> None:
+        """Write one line a result."""
+        data = b"".join(encode_result(result, self._style) for result in results)
+        self._write(data.decode())
+
+    def defer(self, result: Result) -> None:
+        """Write the error: on a pipe there is no later."""
+        self.write([result])
+
+    def has_room(self) -> bool:
+        """Tell that the reader is still there; raises OutputClosed at once when it has left."""
+        poll = select.poll()
+        poll.register(1, select.POLLERR)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise OutputClosed
+        return True
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+class OrderedSink:
+    """Gives results on in the order in which their rows were admitted, from a bounded window."""
+
+    def __init__(self, sink: Sink, rows: int) -> None:
+        """Hold at most *rows* results, and 64 MiB of them."""
+        self._sink = sink
+        self._rows = rows
+        self._expected: dict[int, Result | None] = {}
+        self._bytes = 0
+
+    def expect(self, number: int) -> None:
+        """Note that the row of that *number* comes next."""
+        self._expected[number] = None
+
+    def write(self, results: list[Result]) -> None:
+        """Hold *results*, and give on whatever is now at the front."""
+        for result in results:
+            self._expected[result.record.number] = result
+            self._bytes += _measure(result)
+        ready = []
+        while self._expected:
+            number, first = next(iter(self._expected.items()))
+            if first is None:
+                break
+            del self._expected[number]
+            self._bytes -= _measure(first)
+            ready.append(first)
+        if ready:
+            self._sink.write(ready)
+
+    def defer(self, result: Result) -> None:
+        """Give an error its place in the order, too."""
+        self.write([result])
+
+    def has_room(self) -> bool:
+        """Tell whether the window can take another row while the first one is waited for."""
+        return (
+            self._sink.has_room()
+            and len(self._expected) < self._rows
+            and self._bytes < _WINDOW_BYTES
+        )
+
+    def close(self) -> None:
+        """Give on what is left, in order, when a run was stopped."""
+        left = [result for result in self._expected.values() if result is not None]
+        self._expected.clear()
+        if left:
+            self._sink.write(left)
+        self._sink.close()
+
+
+def _measure(result: Result) -> int:
+    return len(str(result.message.get("content") or "")) + 512
+
+
+def sort_by_row(path: Path, find_row: Callable[[bytes], int]) -> None:
+    """Rewrite a finished output in the order of the input; a crash leaves it as it was."""
+    places: list[tuple[int, int, int]] = []
+    with open(path, "rb") as file:
+        start = 0
+        for line in file:
+            places.append((find_row(line), start, len(line)))
+            start += len(line)
+        places.sort()
+        temporary = path.with_name(f".{path.name}.tmp")
+        with open(temporary, "wb") as new:
+            for _, start, length in places:
+                file.seek(start)
+                new.write(file.read(length))
+            new.flush()
+            os.fsync(new.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,83 @@
+"""The input: files or standard input, one after the other, as rows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from kimi_cli.batch.records import RecordError, read_jsonl, read_lines, read_table, split_lines
+from kimi_cli.errors import BadInput, MissingInput
+
+STDIN = "-"
+
+
+class Source:
+    """The rows of several files. It can be read once, or again where all are regular files."""
+
+    def __init__(self, paths: Sequence[str], kind: str, *, longest: int) -> None:
+        """Name the files ("-" is standard input); *kind* is a key of ``KINDS``.
+
+        Raises MissingInput for a file that cannot be read, before anything is done.
+        """
+        self._paths = list(paths) or [STDIN]
+        self._read = KINDS[kind]
+        self._longest = longest
+        self.read_bytes = 0
+        self._line = 0
+        self.stats: list[os.stat_result] = []
+        for path in self._paths:
+            with _open(path) as file:
+                self.stats.append(os.fstat(file.fileno()))
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The size of the input in bytes, where it is known."""
+        if STDIN in self._paths:
+            return None
+        return sum(stat.st_size for stat in self.stats)
+
+    def iterate(self) -> Iterator[Any]:
+        """Yield every row, parsed; what is wrong with a row is yielded as its RecordError."""
+        for path in self._paths:
+            with _open(path) as file:
+                self._line = 0
+                try:
+                    for row in self._read(file, self):
+                        if isinstance(row, RecordError):
+                            row = RecordError(row.code, f"{path}:{self._line}: {row}")
+                        yield row
+                except BadInput as error:
+                    raise BadInput(f"{path}: {error}") from error
+                except OSError as error:
+                    raise MissingInput(f"cannot read {path}: {error.strerror}") from error
+
+    def count_lines(self, file: BinaryIO) -> Iterator[bytes]:
+        """Yield the lines of *file*, and keep count of its bytes."""
+        for number, line in split_lines(file, self._longest):
+            self._line = number
+            self.read_bytes += len(line) + 1
+            yield line
+
+
+def _open(path: str) -> BinaryIO:
+    if path == STDIN:
+        if sys.stdin is None:
+            raise MissingInput("standard input is closed")
+        return open(os.dup(0), "rb")
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise MissingInput(f"cannot read {path}: {error.strerror}") from error
+
+
+Reader = Callable[[BinaryIO, Source], Iterator[Any]]
+
+KINDS: dict[str, Reader] = {
+    "jsonl": lambda file, source: read_jsonl(source.count_lines(file)),
+    "lines": lambda file, source: read_lines(source.count_lines(file)),
+    "csv": lambda file, source: read_table(",")(file),
+    "tsv": lambda file, source: read_table("\t")(file),
+}
+"""The kinds of input by name."""
