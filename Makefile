@@ -32,7 +32,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(VENV)/.local ## ask a small local model, in this terminal; needs no token
@@ -57,6 +57,10 @@ types: $(VENV)/.test ## check types
 .PHONY: bench
 bench: $(VENV)/.bench ## measure speed, as ratios within one run
 	$(BIN)/python benchmarks/run.py
+
+.PHONY: bench-batch
+bench-batch: $(VENV)/.bench ## measure kimi batch; with a simulated account it takes ten minutes
+	$(BIN)/python benchmarks/batch.py
 
 .PHONY: completions
 completions: $(VENV)/.program ## write the completions for bash, zsh and fish into build

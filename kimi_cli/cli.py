@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -23,9 +24,13 @@ from kimi_cli.errors import (
 from kimi_cli.signals import catch_signals, die_by
 from kimi_cli.terminal import Terminal
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS = {
     "ask": "Ask one question and print the answer.",
     "auth": "Keep, show and forget bearer tokens.",
+    "batch": "Answer every prompt of FILE (JSON Lines), or of standard input.",
     "help": "Explain a command or a topic.",
     "models": "List the models of the host, the default marked with '*'.",
 }
@@ -52,9 +57,21 @@ class LazyGroup(click.Group):
         """Import the module of that name and return its command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"kimi_cli.commands.{cmd_name}")
+        gc.disable()  # what is loaded stays; looking for garbage meanwhile delays the start
+        try:
+            module = importlib.import_module(f"kimi_cli.commands.{cmd_name}")
+        finally:
+            gc.enable()
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands of the table above, without loading them, and our own options."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - for completion only
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name]) for name in names]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table above."""

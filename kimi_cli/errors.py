@@ -5,12 +5,14 @@ KimiError
 ├── BadInput           65   what we were given cannot be sent
 ├── MissingInput       66   a file that we were to read is not there
 ├── Unreachable        69   the service cannot be reached or used
+├── CannotCreate       73   an output file cannot be created or used
 ├── OutputFailed       74   what we wrote did not arrive
 ├── TemporaryFailure   75   the same call may succeed later
 │   ├── TimedOut            a time limit ran out
 │   └── StreamTruncated     the answer was cut off on the wire
 ├── NotTheApi          76   the reply is not what the API sends
 ├── Refused             *   the API said no; its words decide the status
+├── BatchEnded          *   a batch ended with rows that are not answered
 └── ConfigError        78   settings or the bearer token are missing or wrong
 
 OutputClosed (the reader of stdout left) and Terminated (a signal) stand apart: the process
@@ -38,10 +40,12 @@ class ExitStatus(IntEnum):
     FAILURE = 1, "a failure of no known kind; please report it"
     USAGE = 2, "wrong option or missing argument"
     INCOMPLETE = 3, "the answer ended early (length, content filter) or is empty"
+    PARTIAL = 4, "a batch ran to its end, but some rows failed for good; see its output"
     DATA = 65, "the input is bad, or the API refused it (HTTP 400, 413, 422)"
     NO_INPUT = 66, "an input file is missing or unreadable"
     UNAVAILABLE = 69, "the service cannot be reached or used (DNS, TLS, proxy, unknown model)"
     SOFTWARE = 70, "a bug in kimi"
+    CANNOT_CREATE = 73, "an output file cannot be created or used"
     IO = 74, "a read or write error: disk full, closed stdout"
     TEMPORARY = 75, "rate limit, server failure, time limit or cut answer; try again later"
     PROTOCOL = 76, "the reply is not the API's: HTML, bad JSON, a redirect"
@@ -84,6 +88,12 @@ class Unreachable(KimiError, ConnectionError):
         self.transient = transient
 
 
+class CannotCreate(KimiError):
+    """An output file that cannot be created, locked or used."""
+
+    status = ExitStatus.CANNOT_CREATE
+
+
 class OutputFailed(KimiError):
     """Standard output or an output file did not take what was written."""
 
@@ -123,6 +133,15 @@ class ConfigError(KimiError):
 
 class OutputClosed(BaseException):
     """Whoever read our standard output has left: die quietly, as ``cat`` would."""
+
+
+class BatchEnded(KimiError):
+    """A batch that did what it could; its rows decide the status."""
+
+    def __init__(self, message: str, status: ExitStatus) -> None:
+        """Say what is left, and name the status."""
+        super().__init__(message)
+        self.status = status
 
 
 class Terminated(BaseException):

@@ -198,7 +198,7 @@ class InputOptions:
     max_input: int
 
 
-def _bundle(kind: type, name: str, *options: Callable[..., Any]) -> Callable[[Command], Command]:
+def bundle(kind: type, name: str, *options: Callable[..., Any]) -> Callable[[Command], Command]:
     """Make a decorator that adds *options* and hands their values on as one *kind*."""
     names = [field.name for field in fields(kind)]
 
@@ -215,7 +215,7 @@ def _bundle(kind: type, name: str, *options: Callable[..., Any]) -> Callable[[Co
     return decorate
 
 
-host_options = _bundle(
+host_options = bundle(
     HostOptions,
     "host",
     click.option(
@@ -233,7 +233,7 @@ token_file_option = click.option(
     help="Read the bearer token from PATH (mode 0600), or from stdin for -.",
 )
 
-connection_options = _bundle(
+connection_options = bundle(
     ConnectionOptions,
     "connection",
     token_file_option,
@@ -257,7 +257,7 @@ connection_options = _bundle(
     ),
 )
 
-request_options = _bundle(
+request_options = bundle(
     RequestOptions,
     "asked",
     click.option(
@@ -305,7 +305,7 @@ request_options = _bundle(
     ),
 )
 
-input_options = _bundle(
+input_options = bundle(
     InputOptions,
     "given",
     click.option(

@@ -25,6 +25,10 @@ class Profile:
     """``live`` when the host has a models endpoint, ``documented`` when it has none."""
     ask_usage: bool = True
     """Whether a stream must be asked for its usage chunk."""
+    concurrency: int | None = None
+    """How many requests at once the host documents for one token."""
+    rate: float | None = None
+    """How many requests a second it documents."""
     engine: str | None = None
     """The engine that is started in process to answer at this profile's base URL."""
 
@@ -36,6 +40,8 @@ BUILT_IN = (
         DEFAULT_MODEL,
         models="documented",
         ask_usage=False,
+        concurrency=20,
+        rate=60.0,
     ),
     Profile("moonshot", "https://api.moonshot.ai/v1", "kimi-k2.6"),
     Profile("moonshot-cn", "https://api.moonshot.cn/v1", "kimi-k2.6"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -32,3 +34,20 @@ def die_by(signum: int) -> NoReturn:
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signum, signal.SIG_DFL)
     raise Terminated(signum)
+
+
+@contextmanager
+def handle_signals(handlers: Mapping[int, Callable[[int], None]]) -> Iterator[None]:
+    """Call *handlers* instead of ending, for the time of a ``with``; ignored signals stay so."""
+    before = {
+        signum: signal.getsignal(signum)
+        for signum in handlers
+        if signal.getsignal(signum) is not signal.SIG_IGN
+    }
+    for signum in before:
+        signal.signal(signum, lambda number, frame: handlers[number](number))
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

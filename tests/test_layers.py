@@ -21,12 +21,12 @@ FLOORS = (
     {"api"},
     {"profiles", "config", "settings"},
     {"terminal", "signals", "keychain", "tokenfile", "local", "network", "credentials"},
-    {"prompt", "transcript", "listing"},
+    {"prompt", "transcript", "listing", "batch"},
     {"options"},
     {"commands"},
     {"cli", "__main__"},
 )
-ENVIRONMENT_READERS = {"options", "cli", "commands.auth", "config", "prompt"}
+ENVIRONMENT_READERS = {"options", "cli", "commands.auth", "commands.batch", "config", "prompt"}
 
 
 def name_module(path: Path) -> str:

@@ -226,7 +226,12 @@ def test_a_synopsis_has_each_option_once(name: str) -> None:
 def test_the_first_page_lists_the_commands() -> None:
     section = plain(read_section(find_page("kimi"), "COMMANDS"))
     assert re.findall(r"^\.It Cm (\S+)", section, re.MULTILINE) == list(COMMANDS)
-    assert [name for name in COMMANDS if f"kimi-{name} 1" in section] == ["ask", "auth", "models"]
+    assert [name for name in COMMANDS if f"kimi-{name} 1" in section] == [
+        "ask",
+        "auth",
+        "batch",
+        "models",
+    ]
     for help_line in COMMANDS.values():
         words = re.findall(r"\w+", help_line)
         assert " ".join(words) in " ".join(re.findall(r"\w+", section.replace(".Ql", "")))
@@ -274,7 +279,7 @@ def test_examples_of_a_page_use_options_that_exist(page: Path) -> None:
 def check_commands(lines: list[str]) -> None:
     """Every call of `kimi` in these lines names a command and options that there are."""
     for line in lines:
-        for call in re.findall(r"\bkimi ((?:help|auth \w+|ask|models)\b[^|;>)]*)", line):
+        for call in re.findall(r"\bkimi ((?:help|auth \w+|ask|batch|models)\b[^|;>)]*)", line):
             words = call.split(" -- ")[0]
             words = re.sub(r"\"[^\"]*\"|'[^']*'", "", words).split()
             path = " ".join(words[:2] if words[0] == "auth" else words[:1])

@@ -1,0 +1,470 @@
+"""``kimi batch``: a file of prompts, none lost, none paid for twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kimi_cli.batch.campaign import Campaign
+from kimi_cli.batch.pace import Pace
+from kimi_cli.batch.progress import KINDS
+from kimi_cli.batch.records import FORMATS, BadRecord, Shape
+from kimi_cli.batch.runner import Plan, Runner
+from kimi_cli.batch.selection import Rules, Shard, parse_shard, refuse_wrong_input
+from kimi_cli.batch.source import Source
+from kimi_cli.errors import (
+    BadInput,
+    BatchEnded,
+    CannotCreate,
+    ExitStatus,
+    MissingInput,
+    Terminated,
+)
+from kimi_cli.options import (
+    ConnectionOptions,
+    HostOptions,
+    RequestOptions,
+    bundle,
+    connection_options,
+    host_options,
+    load_settings,
+    open_client,
+    request_options,
+    verbosity_options,
+)
+from kimi_cli.profiles import Profile
+from kimi_cli.signals import handle_signals
+from kimi_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from kimi_cli.batch.progress import Progress
+    from kimi_cli.batch.tally import Tally
+    from kimi_cli.settings import Settings
+
+EPILOG = """\b
+Examples:
+  kimi batch prompts.jsonl -o answers.jsonl
+  kimi batch --csv reviews.csv -p 'Is this review kind? {text}' -o kind.jsonl
+  head -5 prompts.jsonl | kimi batch --format flat
+
+The same command again goes on where the last one ended.
+"""
+
+_DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
+        if found is None:
+            self.fail(f"'{value}' is not a duration such as 90, 30s, 10m or 2h", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+class ErrorLimit(click.ParamType[tuple[int | None, float | None]]):
+    """A number of rows, or a share of them in per cent."""
+
+    name = "n|p%"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, float | None]:
+        """Return the number or the share, the other being None."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)%|(\d+)", value)
+        if found is None:
+            self.fail(f"'{value}' is neither a number nor a percentage", param, ctx)
+        return (None, float(found[1]) / 100) if found[1] else (int(found[2]), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """The options of ``batch`` alone."""
+
+    prompt: str | None
+    lines: bool
+    csv: bool
+    tsv: bool
+    id_field: str | None
+    max_line: int
+    output: Path | None
+    style: str
+    on_error: str | None
+    ordered: bool
+    retry_failed: str
+    done_from: tuple[str, ...]
+    on_change: str
+    allow_duplicate_ids: bool
+    fsync: str
+    concurrency: int | None
+    rpm: float | None
+    tpm: float | None
+    share: int
+    max_wait: float
+    max_rows: int | None
+    max_errors: tuple[int | None, float | None] | None
+    max_total_tokens: int | None
+    deadline: float | None
+    shard: str | None
+    progress: str
+    summary: Path | None
+    allow_incomplete: bool
+    dry_run: bool
+
+
+_OPTIONS = (
+    click.option(
+        "-p",
+        "--prompt",
+        metavar="TEMPLATE",
+        help="Make each prompt from TEMPLATE and the row's {fields}; @FILE reads it.",
+    ),
+    click.option("--lines", is_flag=True, help="Take each line of text as a prompt."),
+    click.option("--csv", is_flag=True, help="Read CSV; the first line names the fields."),
+    click.option(
+        "--tsv", is_flag=True, help="Read tab-separated values; the first line names the fields."
+    ),
+    click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
+    click.option(
+        "--max-line",
+        type=click.IntRange(1),
+        default=64 * 2**20,
+        metavar="BYTES",
+        help="Refuse longer lines (67108864).",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write to FILE, and go on with what it holds; {shard} is replaced.",
+    ),
+    click.option(
+        "--format",
+        "style",
+        type=click.Choice(list(FORMATS)),
+        default="batch",
+        help="Set what a line of output holds (batch).",
+    ),
+    click.option(
+        "--on-error",
+        type=click.Choice(["write", "defer"]),
+        help="Write rows whose attempts ran out, or defer them to the next run (default with -o).",
+    ),
+    click.option("--ordered", is_flag=True, help="Keep the order of the input."),
+    click.option(
+        "--retry-failed",
+        type=click.Choice(["none", "transient", "all"]),
+        default="none",
+        help="Ask again for rows that FILE holds errors of.",
+    ),
+    click.option(
+        "--done-from",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave out rows that these outputs hold; repeatable.",
+    ),
+    click.option(
+        "--on-change",
+        type=click.Choice(["fail", "keep", "redo"]),
+        default="fail",
+        help="What to do with a finished row that asks something else now (fail).",
+    ),
+    click.option("--allow-duplicate-ids", is_flag=True, help="Run rows whose id came before."),
+    click.option(
+        "--fsync",
+        type=click.Choice(["never", "interval", "always"]),
+        default="interval",
+        help="Force lines to disk never, each second, or each time.",
+    ),
+    click.option(
+        "-c",
+        "--concurrency",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="Begin with, and never exceed, N requests at once.",
+    ),
+    click.option(
+        "--rpm",
+        type=click.FloatRange(0, min_open=True),
+        metavar="N",
+        help="Send at most N requests a minute.",
+    ),
+    click.option(
+        "--tpm",
+        type=click.FloatRange(0, min_open=True),
+        metavar="N",
+        help="Use at most N tokens a minute.",
+    ),
+    click.option(
+        "--share",
+        type=click.IntRange(1),
+        default=1,
+        metavar="K",
+        help="Take one of K equal shares of the account's limits.",
+    ),
+    click.option(
+        "--max-wait",
+        type=Duration(),
+        default=600.0,
+        metavar="TIME",
+        help="Give up after so long without progress (10m).",
+    ),
+    click.option("--max-rows", type=click.IntRange(1), metavar="N", help="Stop after N rows."),
+    click.option(
+        "--max-errors",
+        type=ErrorLimit(),
+        metavar="N|P%",
+        help="Stop after more than N errors, or P per cent.",
+    ),
+    click.option(
+        "--max-total-tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Stop before more than N tokens are used.",
+    ),
+    click.option("--deadline", type=Duration(), metavar="TIME", help="Stop after so long."),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        help="Run every N-th row from row I (0 to N-1); auto asks the scheduler's variables.",
+    ),
+    click.option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "log", "json", "none"]),
+        default="auto",
+        help="Show progress on stderr: a bar on a terminal, else a line each 30 s.",
+    ),
+    click.option(
+        "--summary",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write the final figures to FILE as JSON.",
+    ),
+    click.option("--allow-incomplete", is_flag=True, help="Exit 0 even if answers ended early."),
+    click.option(
+        "--dry-run", is_flag=True, help="Check every row, print the first request, and exit."
+    ),
+)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path())
+@bundle(BatchOptions, "options", *_OPTIONS)
+@request_options
+@host_options
+@connection_options
+@verbosity_options
+def batch(
+    terminal: Terminal,
+    *,
+    files: tuple[str, ...],
+    options: BatchOptions,
+    asked: RequestOptions,
+    host: HostOptions,
+    connection: ConnectionOptions,
+) -> None:
+    """Answer every prompt of FILE (JSON Lines), or of standard input.
+
+    Each line is a prompt: a string, an object with 'prompt' or 'messages', an array of messages, or
+    a line of the hosted Batch APIs. With -o, what is in the file is final: the same command again
+    asks only for what is missing.
+    """
+    settings = load_settings(terminal, host, connection, asked)
+    campaign = _plan_campaign(files, options, asked, settings)
+    if options.dry_run:
+        _rehearse(terminal, campaign)
+        return
+    with open_client(terminal, settings, connection, stream=False) as client:
+        progress = _open_progress(terminal, options.progress, campaign)
+        with _interruptible(terminal, progress) as watch:
+            campaign.run(
+                open_channel=lambda: client.open_channel(),
+                pace=_make_pace(settings, options),
+                write_out=terminal.write,
+                started=watch.start,
+                tick=progress.tick,
+            )
+        progress.close()
+    _report(terminal, campaign.tally, options)
+    if watch.signum is not None:
+        raise Terminated(watch.signum)
+    status = campaign.tally.find_status(allow_incomplete=options.allow_incomplete)
+    if status is not ExitStatus.OK:
+        raise BatchEnded(campaign.tally.explain(), status)
+
+
+def _plan_campaign(
+    files: tuple[str, ...], options: BatchOptions, asked: RequestOptions, settings: Settings
+) -> Campaign:
+    shard = _read_shard(options.shard)
+    number, share = options.max_errors or (None, None)
+    retries = 4 if settings.sources["retries"] == "built-in" else settings.retries
+    return Campaign(
+        source=Source(files, _choose_kind(options), longest=options.max_line),
+        shape=Shape(
+            defaults={"model": settings.model, **asked.list_parameters()},
+            system=asked.system,
+            template=_read_template(options.prompt),
+            id_field=options.id_field,
+        ),
+        plan=Plan(
+            attempts=retries + 1,
+            timeout=settings.timeout or 600.0,
+            max_wait=options.max_wait,
+            max_rows=options.max_rows,
+            max_errors=number,
+            max_error_share=share,
+            max_tokens=options.max_total_tokens,
+            deadline=options.deadline,
+        ),
+        rules=Rules(options.on_change, options.allow_duplicate_ids, shard),
+        style=options.style,
+        output=_name_output(options.output, shard),
+        on_error=options.on_error or ("defer" if options.output else "write"),
+        ordered=options.ordered,
+        retry_failed=options.retry_failed,
+        done_from=options.done_from,
+        fsync=options.fsync,
+    )
+
+
+def _choose_kind(options: BatchOptions) -> str:
+    chosen = [name for name in ("lines", "csv", "tsv") if getattr(options, name)]
+    if len(chosen) > 1:
+        raise click.UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+    return chosen[0] if chosen else "jsonl"
+
+
+def _read_shard(text: str | None) -> Shard | None:
+    if text is None:
+        return None
+    try:
+        return parse_shard(text, os.environ)
+    except ValueError as error:
+        raise click.UsageError(f"--shard {text}: {error}") from error
+
+
+def _name_output(path: Path | None, shard: Shard | None) -> Path | None:
+    if path is None or "{shard}" not in str(path):
+        return path
+    if shard is None:
+        raise click.UsageError("'{shard}' in -o needs --shard")
+    return Path(str(path).replace("{shard}", str(shard.index)))
+
+
+def _read_template(text: str | None) -> str | None:
+    if text is None or not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingInput(f"cannot read the template {text[1:]}: {error}") from error
+
+
+def _make_pace(settings: Settings, options: BatchOptions) -> Pace:
+    """Begin with what is documented of the host; an option has the last word."""
+    known = settings.profile if settings.at_home else Profile("")
+    documented = known.concurrency // options.share if known.concurrency else None
+    cap = options.concurrency or (max(1, documented) if documented else None)
+    return Pace(
+        cap=cap,
+        start=options.concurrency or 16,
+        rpm=options.rpm / options.share if options.rpm else None,
+        tpm=options.tpm / options.share if options.tpm else None,
+        rate=known.rate,
+        share=options.share,
+    )
+
+
+def _rehearse(terminal: Terminal, campaign: Campaign) -> None:
+    """Check the whole input, print the first request and the counts; raise what a run would."""
+    good, bad, first = 0, [], None
+    for record in refuse_wrong_input(campaign.read_all()):
+        if isinstance(record, BadRecord):
+            bad.append(f"row {record.number}: {record.message}")
+            continue
+        good += 1
+        first = first or record
+    if first is not None:
+        terminal.show(first.payload.decode() + "\n")
+    for line in bad[:10]:
+        terminal.complain(line)
+    terminal.warn(f"{good} rows can be sent, {len(bad)} cannot")
+    if bad:
+        raise BadInput(f"{len(bad)} of {good + len(bad)} rows are bad")
+
+
+def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progress:
+    if kind == "auto":
+        kind = "none" if terminal.quiet else "bar" if terminal.err_is_terminal else "log"
+    return KINDS[kind](terminal, campaign.source)
+
+
+class _Watch:
+    """Turns signals into requests to the runner."""
+
+    def __init__(self, terminal: Terminal, progress: Progress) -> None:
+        self._terminal = terminal
+        self._progress = progress
+        self._runner: Runner | None = None
+        self.signum: int | None = None
+
+    def start(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def stop(self, signum: int) -> None:
+        """Drain at the first signal, leave at the second."""
+        runner = self._runner
+        if runner is None or self.signum is not None:
+            raise Terminated(signum)
+        self.signum = signum
+        drain = _DRAIN_INTERRUPT if signum == signal.SIGINT else _DRAIN_TERMINATE
+        runner.stop(signal.Signals(signum).name, ExitStatus.TEMPORARY, drain=drain)
+        self._terminal.warn(
+            f"waiting up to {drain:g} s for {runner.in_flight} requests in flight; again to leave"
+        )
+
+    def tell(self, signum: int) -> None:
+        """Say how the run stands."""
+        if self._runner is not None:
+            self._terminal.complain(self._progress.compose(self._runner))
+
+
+@contextmanager
+def _interruptible(terminal: Terminal, progress: Progress) -> Iterator[_Watch]:
+    """Let a run end in good order by a signal, then die by it."""
+    watch = _Watch(terminal, progress)
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers: dict[int, Callable[[int], None]] = {**dict.fromkeys(ending, watch.stop)}
+    handlers[signal.SIGUSR1] = watch.tell
+    with handle_signals(handlers):
+        yield watch
+
+
+def _report(terminal: Terminal, tally: Tally, options: BatchOptions) -> None:
+    """Tell how the run ended."""
+    if options.summary is not None:
+        try:
+            options.summary.write_text(json.dumps(tally.to_json(), indent=1) + "\n")
+        except OSError as error:
+            raise CannotCreate(f"cannot write {options.summary}: {error.strerror}") from error
+    terminal.warn(tally.compose())
