@@ -50,7 +50,7 @@ _NUMBER = r"[^0-9]{0,24}?(\d[\d,]*)"
 _ANNOUNCED = (
     (r"(?i)(?:max|organization)[^.]{0,40}concurrency" + _NUMBER, Kind.CONCURRENCY, 0),
     (r"(?i)\bRPM\b" + _NUMBER, Kind.RATE, 60.0),
-    (r"(?i)\bTPM\b.*?limit" + _NUMBER, Kind.TOKENS, 60.0),
+    (r"(?i)\bTPM\b.*\blimit\D{0,3}(\d[\d,]*)", Kind.TOKENS, 60.0),
 )
 _BY_CODE = {
     "rate_limited": Kind.CONCURRENCY,  # the gateway's two codes
@@ -163,6 +163,7 @@ class Pace:
         self._learned: float | None = None
         self._growing = True
         self._learned_at = float("-inf")
+        self._silent = Kind.CONCURRENCY
         self._second, self._minute = Meter(1.0), Meter(60.0)
         self._rates: dict[float, float] = {}
         self._tokens = tpm
@@ -263,7 +264,10 @@ class Pace:
         if kind is not Kind.UNKNOWN:
             return kind
         within = self._learned is not None and self.in_flight < self._learned
-        return Kind.RATE if within and ticket.sent > self._learned_at else Kind.CONCURRENCY
+        if within and ticket.sent > self._learned_at:
+            # What was learned of concurrency was a misunderstanding.
+            self._silent, self._learned = Kind.RATE, None
+        return self._silent
 
     def _learn_concurrency(self, notice: Notice, now: float) -> None:
         self._learned_at = now
