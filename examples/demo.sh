@@ -40,5 +40,16 @@ show 65 "printf '' | kimi ask --profile local"
 printf '\n%s\n' '# the default profile needs a token'
 show 78 'env -i PATH="$PATH" HOME=/nonexistent kimi ask "Hello"'
 
+printf '\n%s\n' '# ten prompts from a file; the run is killed before it is done'
+folder=$(mktemp -d)
+trap 'rm -r "$folder"' EXIT
+answers=$folder/answers.jsonl
+batch='kimi batch --profile local examples/prompts.jsonl --format flat -c 1 -o "$answers"'
+show 137 "timeout -s KILL 4 $batch"
+
+printf '\n%s\n' '# the same command goes on, and each row has one answer'
+show 0 "$batch"
+show 0 'wc -l <"$answers"'
+
 printf '\n'
 exit "$wrong"
