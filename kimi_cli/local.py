@@ -185,6 +185,7 @@ def _describe_server(
     if model.name == MODEL_FILE:
         params.chat_template = SMOLLM2_TEMPLATE
         params.n_predict = SMOLLM2_MAX_TOKENS
+        params.antiprompt = ["\n\n"]  # a second paragraph only repeats the first
         params.sampling.temp = 0.0  # at any other it often misses even a fact it knows
     return params
 

@@ -1229,3 +1229,11 @@ def test_quiet_leaves_the_error(ask: Kimi, server: ReplayServer) -> None:
     server.script(busy, busy)
     result = ask("-q", "--retries", "1", "hi")
     assert result.error == "kimi: the API refused the request: HTTP 503 api_error: busy\n"
+
+
+@pytest.mark.parametrize("option", ["--no-stream", "--json"])
+def test_json_without_choices_is_no_answer(ask: Kimi, server: ReplayServer, option: str) -> None:
+    """A good status and an empty object are not the API: exit 76."""
+    server.script(document({}))
+    result = ask(option, "hi")
+    assert (result.status, result.stdout) == (76, b"")

@@ -167,8 +167,13 @@ FAILURES: dict[str, Reply] = {
 }
 
 
-@pytest.mark.parametrize("name", FAILURES)
-@pytest.mark.parametrize("mode", [(), ("--no-stream",)])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        *[((), name) for name in FAILURES],
+        *[(("--no-stream",), name) for name in ("401", "reset", "HTML", "silence")],
+    ],
+)
 def test_every_kind_of_failure(
     noisy: Kimi, server: ReplayServer, home: Path, name: str, mode: tuple[str, ...]
 ) -> None:
@@ -187,7 +192,7 @@ def test_retries_do_not_show_it(ask: Kimi, server: ReplayServer, home: Path) -> 
     assert_clean(result, home)
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [302, 308])
 @pytest.mark.parametrize("prefix", ["", "//"])
 def test_redirects_to_another_server(
     noisy: Kimi, server: ReplayServer, other: ReplayServer, home: Path, status: int, prefix: str
@@ -296,15 +301,18 @@ BAD_TOKENS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_TOKENS)
-@pytest.mark.parametrize("source", ["--token-file", "-", "KIMI_TOKEN_FILE", "KIMI_TOKEN"])
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        *[("--token-file", name) for name in BAD_TOKENS],
+        *[("KIMI_TOKEN", name) for name in BAD_TOKENS if name != "1 MB"],
+        *[("KIMI_TOKEN_FILE", name) for name in ("empty", "space", "1 MB")],
+        *[("-", name) for name in ("empty", "space", "not UTF-8", "1 MB")],
+    ],
+)
 def test_bad_tokens(kimi: Kimi, server: ReplayServer, home: Path, name: str, source: str) -> None:
     """A token that cannot be one is exit 78, is not sent, and is not quoted."""
     token = BAD_TOKENS[name]
-    if source == "-" and name in ("inner line feed", "two line ends", "header injection"):
-        pytest.skip("of stdin only the first line is read")
-    if source == "KIMI_TOKEN" and len(token) > 100_000:
-        pytest.skip("no environment can hold it")
     path = home.parent / "token"
     path.write_bytes(token)
     path.chmod(0o600)

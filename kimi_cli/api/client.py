@@ -28,6 +28,7 @@ from kimi_cli.api.replies import (
     check_status,
     explain_foreign,
     parse,
+    read_answer,
     read_document,
     refuse,
 )
@@ -90,7 +91,7 @@ class Stream:
 
     def _read_json(self) -> Iterator[Delta]:
         """Take one whole completion from a host that does not stream."""
-        self._folder.add(read_document(self._reply))
+        self._folder.add(read_answer(self._reply))
         if delta := self._folder.take():
             yield delta
 
@@ -249,7 +250,7 @@ class Client:
 
     def _complete_once(self, request: Request, deadline: float | None) -> Completion:
         with self._post(request, deadline) as reply:
-            return read_completion(read_document(reply))
+            return read_completion(read_answer(reply))
 
     def _start_stream(self, stack: ExitStack, request: Request, deadline: float | None) -> Stream:
         with ExitStack() as attempt:

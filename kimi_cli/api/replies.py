@@ -54,6 +54,14 @@ def read_document(reply: Readable) -> JSON:
     return document
 
 
+def read_answer(reply: Readable) -> JSON:
+    """Return the completion object of *reply*; raises as ``read_document`` does."""
+    document = read_document(reply)
+    if "choices" not in document:
+        raise NotTheApi(f"the host sent JSON without an answer (HTTP {reply.status})")
+    return document
+
+
 def parse(data: bytes) -> JSON:
     """Parse what should be a JSON object; raises NotTheApi with its first words when it is not."""
     try:

@@ -20,7 +20,7 @@ from typing import Any
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.messages import JSON
 from kimi_cli.api.refusals import Refused, Verdict
-from kimi_cli.api.replies import check_status, read_document
+from kimi_cli.api.replies import check_status, read_answer
 from kimi_cli.api.retry import is_transient
 from kimi_cli.batch.pace import Kind, Notice, Pace, Ticket, read_notice
 from kimi_cli.batch.records import BadRecord, Record, Result
@@ -521,7 +521,7 @@ def _attempt(job: Job, channel: Channel) -> Outcome:
     try:
         reply = channel.post(job.record.payload)
         check_status(reply)
-        document = read_document(reply)
+        document = read_answer(reply)
     except KimiError as error:
         return Outcome(job, time.monotonic(), error=error)
     except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
