@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 from conftest import Kimi, SecretService
-from server import ReplayServer, refusal, stream
+from server import ReplayServer, document, refusal, stream
+
+from kimi_cli.config import ConfigFile
+from kimi_cli.credentials import Stores, find_bearer_token
+from kimi_cli.keychain import Keychain
+from kimi_cli.settings import resolve
+from kimi_cli.tokenfile import TokenFile
 
 TOKEN = "sk-first-0123456789abcdef"
 OTHER = "sk-other-0123456789abcdef"
@@ -277,3 +283,280 @@ def test_a_token_file_that_others_can_read_is_refused(kimi: Kimi, home: Path) ->
     assert f"chmod 600 {path}" in result.error
     piped = kimi("auth", "token", "--token-file", "-", stdin=TOKEN.encode() + b"\n")
     assert piped.stdout == TOKEN.encode() + b"\n"
+
+
+def configure(home: Path, text: str) -> None:
+    """Write the configuration file."""
+    path = home / ".config/kimi/config.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def make_private(path: Path, text: str) -> Path:
+    """Write a file that its owner alone can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
+
+
+# Storing
+
+
+def test_an_accepted_token_is_stored(
+    kimi: Kimi, keyring: dict[str, str], server: ReplayServer, secret_service: SecretService
+) -> None:
+    """It is tried at the host before it is kept, in one request and at no cost."""
+    server.script(document({"data": []}))
+    arguments = ("auth", "login", "--base-url", server.url)
+    assert kimi(*arguments, stdin=TOKEN.encode() + b"\r\n", env=keyring).status == 0
+    (request,) = server.requests
+    assert (request.method, request.path) == ("GET", "/kimi/models")
+    assert get_sent_token(server) == f"Bearer {TOKEN}"
+    assert secret_service.lookup(server.origin) == TOKEN
+
+
+def test_no_verify_sends_nothing(
+    kimi: Kimi, keyring: dict[str, str], server: ReplayServer, secret_service: SecretService
+) -> None:
+    """The host does not hear of the token."""
+    assert login(kimi, "--base-url", server.url, env=keyring).status == 0
+    assert not server.connections
+    assert secret_service.lookup(server.origin) == TOKEN
+
+
+def test_each_origin_has_its_own_entry(
+    kimi: Kimi, keyring: dict[str, str], secret_service: SecretService
+) -> None:
+    """Two profiles are two entries; the path of a base URL makes no other origin."""
+    assert login(kimi, env=keyring).status == 0
+    assert login(kimi, "--profile", "moonshot", token=OTHER, env=keyring).status == 0
+    assert secret_service.lookup("https://api.acedata.cloud") == TOKEN
+    assert secret_service.lookup("https://api.moonshot.ai") == OTHER
+    assert secret_service.lookup("https://api.moonshot.cn") is None
+    elsewhere = ("--base-url", "https://API.moonshot.ai:443/another/path")
+    assert kimi("auth", "token", *elsewhere, env=keyring).stdout == OTHER.encode() + b"\n"
+    assert kimi("auth", "logout", "--profile", "moonshot", env=keyring).status == 0
+    assert secret_service.lookup("https://api.acedata.cloud") == TOKEN
+
+
+def test_a_second_login_replaces_the_first(
+    kimi: Kimi, keyring: dict[str, str], secret_service: SecretService
+) -> None:
+    """One entry per origin, the last one."""
+    for token in (TOKEN, OTHER):
+        assert login(kimi, token=token, env=keyring).status == 0
+    assert secret_service.lookup("https://api.acedata.cloud") == OTHER
+
+
+def test_logout_empties_every_store(
+    kimi: Kimi, keyring: dict[str, str], home: Path, secret_service: SecretService
+) -> None:
+    """Keyring and file, but of one origin only; the keyring comes first while both are there."""
+    assert login(kimi, env=keyring).status == 0
+    assert login(kimi, "--insecure-storage", token=OTHER, env=keyring).status == 0
+    assert login(kimi, "--insecure-storage", "--profile", "moonshot", env=keyring).status == 0
+    assert kimi("auth", "token", env=keyring).stdout == TOKEN.encode() + b"\n"
+    assert kimi("auth", "logout", env=keyring).status == 0
+    assert secret_service.lookup("https://api.acedata.cloud") is None
+    kept = json.loads((home / ".config/kimi/tokens.json").read_text())
+    assert kept == {"https://api.moonshot.ai": TOKEN}
+
+
+# The prompt
+
+
+def test_a_pipe_is_read_and_no_question_asked(kimi: Kimi, keyring: dict[str, str]) -> None:
+    """With data on stdin the terminal is left alone."""
+    run = kimi.pty("auth", "login", "--no-verify", stdin=TOKEN.encode() + b"\n", env=keyring)
+    result = run.wait()
+    assert result.status == 0
+    assert result.terminal == b""
+    assert kimi("auth", "token", env=keyring).stdout == TOKEN.encode() + b"\n"
+
+
+def test_a_closed_stdin_is_no_answer(kimi: Kimi) -> None:
+    """Without a terminal and without a pipe nothing is asked, and nothing taken for an answer."""
+    result = kimi("auth", "login", "--no-verify", stdin="closed")
+    assert result.status == 66
+    assert "no terminal" in result.error
+    assert login(kimi, token="").status == 78
+
+
+def test_piped_text_is_never_a_token(kimi: Kimi, server: ReplayServer) -> None:
+    """`ask` without a token asks for none, even with a terminal at hand and text on stdin."""
+    arguments = ("ask", "--base-url", server.url, "hi")
+    result = kimi.pty(*arguments, stdin=b"not-a-token\n").wait()
+    assert result.status == 78
+    assert not server.connections
+    assert result.terminal == b""
+
+
+def test_a_token_on_stdin_is_one_line(kimi: Kimi, server: ReplayServer) -> None:
+    """--token-file - takes stdin for itself: what follows the first line is not sent."""
+    server.script(stream(" Hi"))
+    arguments = ("ask", "--base-url", server.url, "--token-file", "-", "hi")
+    assert kimi(*arguments, stdin=TOKEN.encode() + b"\nrest\n").status == 0
+    assert get_sent_token(server) == f"Bearer {TOKEN}"
+    assert TOKEN.encode() not in server.requests[0].body
+
+
+# The state of the stores
+
+
+@pytest.mark.parametrize("command", ["token", "status", "logout"])
+@pytest.mark.parametrize("state", ["locked", "silent"])
+def test_every_command_survives_a_dead_keyring(
+    kimi: Kimi, secret_service: SecretService, state: str, command: str
+) -> None:
+    """Each says what is wrong in one line, within a time that a cron job can bear."""
+    result = kimi("auth", command, env=getattr(secret_service, state), timeout=20)
+    assert result.status == 78
+    assert "keyring" in result.error
+    assert "Traceback" not in result.error
+    assert result.seconds < 15
+
+
+def test_the_file_is_used_while_the_keyring_is_locked(
+    kimi: Kimi, secret_service: SecretService
+) -> None:
+    """A keyring that cannot be asked is passed over, for it was not named."""
+    assert login(kimi, "--insecure-storage", env=secret_service.locked).status == 0
+    shown = json.loads(kimi("auth", "status", "--json", env=secret_service.locked).stdout)
+    assert shown["source"].endswith("tokens.json")
+    assert shown["token"] == "…cdef"
+
+
+def test_status_without_a_token(kimi: Kimi, home: Path) -> None:
+    """--json is an object even then; a host that needs none is no failure."""
+    result = kimi("auth", "status", "--json")
+    assert result.status == 78
+    shown = json.loads(result.stdout)
+    assert (shown["source"], shown["token"], shown["needed"]) == (None, None, True)
+    assert "KIMI_TOKEN" in shown["error"]
+    configure(home, '[profiles.desk]\nbase_url = "http://127.0.0.1:9"\nauth = "none"\n')
+    result = kimi("auth", "status", "--json", "--profile", "desk")
+    assert result.status == 0
+    assert json.loads(result.stdout)["needed"] is False
+
+
+def test_a_short_token_has_no_tail(kimi: Kimi) -> None:
+    """Four characters of few would be a good part of it."""
+    shown = json.loads(kimi("auth", "status", "--json", env={"KIMI_TOKEN": "short-one"}).stdout)
+    assert (shown["source"], shown["token"]) == ("KIMI_TOKEN", "…")
+
+
+# The order
+
+
+ORIGINS = {
+    "acedata": ["ACEDATACLOUD_API_TOKEN", "ACEDATACLOUD_API_KEY"],
+    "moonshot": ["MOONSHOT_API_KEY"],
+    "moonshot-cn": ["MOONSHOT_API_KEY"],
+}
+
+
+@pytest.mark.parametrize("profile", ORIGINS)
+def test_vendor_variables_have_their_place(tmp_path: Path, profile: str) -> None:
+    """After KIMI_TOKEN, before the profile's own; of two the first; another vendor's never."""
+    config = ConfigFile(tmp_path, profiles={profile: {"token_variable": "OWN_KEY"}})
+    settings = resolve({"profile": profile}, {}, config)
+    every = {name for names in ORIGINS.values() for name in names} | {"KIMI_API_KEY"}
+    names = ["KIMI_TOKEN", *ORIGINS[profile], "OWN_KEY"]
+    strangers = dict.fromkeys(every - set(names), "of-another")
+    stores = Stores(
+        Keychain({}, attended=False, notify=lambda _: None), TokenFile(tmp_path / "none")
+    )
+    for place, name in enumerate(names):
+        environment = {given: f"from-{given}" for given in names[place:]} | strangers
+        found = find_bearer_token(settings, environment, stores)
+        assert (found.value, found.source) == (f"from-{name}", name)
+
+
+@pytest.mark.parametrize("variable", ["KIMI_API_KEY", "OPENAI_API_KEY"])
+def test_variables_of_other_tools_are_not_read(kimi: Kimi, variable: str) -> None:
+    """Not even for the default host: they belong to programs of other makers."""
+    assert kimi("auth", "token", env={variable: TOKEN}).status == 78
+
+
+FAILING = {
+    "option names nothing": (["--token-file", "{home}/nothing"], {}),
+    "option names an empty file": (["--token-file", "{home}/empty"], {}),
+    "option names a folder": (["--token-file", "{home}"], {}),
+    "option without a name": (["--token-file", ""], {}),
+    "variable names a folder": ([], {"KIMI_TOKEN_FILE": "{home}"}),
+    "variable names an open file": ([], {"KIMI_TOKEN_FILE": "{home}/open"}),
+    "variable without a name": ([], {"KIMI_TOKEN_FILE": ""}),
+    "profile's variable is empty": ([], {"HERE_KEY": ""}),
+    "credential is empty": ([], {"CREDENTIALS_DIRECTORY": "{home}/credentials"}),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_a_failing_source_hides_those_behind_it(
+    kimi: Kimi, home: Path, server: ReplayServer, case: str
+) -> None:
+    """A store and a command that would give a token are not asked."""
+    make_private(home / "empty", "")
+    make_private(home / "open", TOKEN).chmod(0o640)
+    make_private(home / "credentials/kimi-token", "\n")
+    configure(
+        home,
+        f'[profiles.here]\nbase_url = "{server.url}"\ntoken_variable = "HERE_KEY"\n'
+        f'token_command = ["touch", "{home}/asked"]\n',
+    )
+    assert login(kimi, "--insecure-storage", "--base-url", server.url).status == 0
+    options, variables = FAILING[case]
+    result = kimi(
+        *("ask", "--profile", "here", *(option.format(home=home) for option in options), "hi"),
+        env={name: value.format(home=home) for name, value in variables.items()},
+    )
+    assert result.status == 78
+    assert result.error.count("\n") == 1
+    assert TOKEN not in result.error
+    assert not server.connections
+    assert not (home / "asked").exists()
+
+
+def test_a_service_without_our_credential_goes_on(kimi: Kimi, home: Path) -> None:
+    """CREDENTIALS_DIRECTORY names a folder for all programs of a unit, and not a token of ours."""
+    (home / "credentials").mkdir()
+    assert login(kimi, "--insecure-storage").status == 0
+    result = kimi("auth", "token", env={"CREDENTIALS_DIRECTORY": str(home / "credentials")})
+    assert result.stdout == TOKEN.encode() + b"\n"
+
+
+# The command
+
+
+def test_a_token_command_sees_neither_secrets_nor_the_prompt(
+    kimi: Kimi, home: Path, server: ReplayServer
+) -> None:
+    """Its stdin is empty, so the text that was piped in still reaches the host."""
+    names = "KIMI_TOKEN|ACEDATACLOUD_API_TOKEN|ACEDATACLOUD_API_KEY|MOONSHOT_API_KEY"
+    script = f"cat >seen-stdin; env | grep -E '^({names})=' >seen-env; echo from-command"
+    configure(
+        home,
+        f'[profiles.here]\nbase_url = "{server.url}"\ntoken_command = ["sh", "-c", "{script}"]\n',
+    )
+    server.script(stream(" Hi"))
+    secrets = dict.fromkeys(names.split("|")[1:], TOKEN)
+    result = kimi("ask", "--profile", "here", "hi", stdin=b"the text\n", env=secrets)
+    assert result.status == 0, result.error
+    assert get_sent_token(server) == "Bearer from-command"
+    assert b"the text" in server.requests[0].body
+    assert (home / "seen-stdin").read_bytes() == b""
+    assert (home / "seen-env").read_bytes() == b""
+
+
+def test_a_token_command_is_no_shell_line(kimi: Kimi, home: Path) -> None:
+    """Words go to the program as they are; one that is missing is named."""
+    configure(
+        home,
+        '[profiles.here]\nbase_url = "http://127.0.0.1:9"\ntoken_command = ["echo", "$HOME;id"]\n'
+        '[profiles.gone]\nbase_url = "http://127.0.0.1:9"\ntoken_command = ["no-such-thing"]\n',
+    )
+    assert kimi("auth", "token", "--profile", "here").stdout == b"$HOME;id\n"
+    result = kimi("auth", "token", "--profile", "gone")
+    assert result.status == 78
+    assert "no-such-thing" in result.error

