@@ -87,7 +87,7 @@ install: ## install into PREFIX (/usr/local) below DESTDIR; DEPS=no for packager
 	rm -rf '$(LIBRARY)' build/lib build/bdist.*
 	case '$(DEPS)' in \
 	    no) set -- --no-deps --no-build-isolation . ;; \
-	    *) set -- '.[$(EXTRAS)]' ;; \
+	    *) set -- '.$(EXTRAS:%=[%])' ;; \
 	esac; \
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-compile \
 	    --target '$(LIBRARY)' "$$@"
