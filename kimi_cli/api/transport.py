@@ -43,8 +43,8 @@ from kimi_cli.errors import (
 )
 
 _PIECE = 65536
-_AHEAD = 4 * 2**20
-"""Bytes that may be received ahead of a slow reader."""
+_AHEAD = 256 * 1024
+"""Bytes that may be received ahead of a slow reader, and so be decoded in one go."""
 
 
 @dataclass(frozen=True)
