@@ -247,13 +247,13 @@ connection_options = bundle(
         help="Give up when no data came for this long (120; 600 for an answer in one piece).",
     ),
     click.option(
-        "--max-time", type=Seconds(), help="Give up when the whole call takes longer than this."
+        "--max-time", type=Seconds(), help="Give up when the whole call (in batch, one attempt) takes longer."
     ),
     click.option(
         "--retries",
         type=click.IntRange(0),
         metavar="N",
-        help="Try again up to N times while no part of an answer has come (2).",
+        help="Try again up to N times while no part of an answer has come (2; batch 4).",
     ),
 )
 

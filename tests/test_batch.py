@@ -318,6 +318,21 @@ def test_every_row_has_a_line_on_a_pipe(batch: Kimi, server: ReplayServer) -> No
     assert lines[1]["error"]["class"] == "transient"
 
 
+@pytest.mark.parametrize("limit", ["--timeout", "--max-time"])
+def test_an_attempt_has_its_time(
+    batch: Kimi, server: ReplayServer, tmp_path: Path, limit: str
+) -> None:
+    """A reply that stands still costs its row the attempt, and nobody else anything."""
+    source, out = write_rows(tmp_path / "in.jsonl", make_rows(3)), tmp_path / "out.jsonl"
+    silent = Reply([Stall()], framing="raw")
+    server.answer(lambda request: silent if get_prompt(request) == "p1" else echo(request))
+    result = batch(str(source), "-o", str(out), limit, "0.3", "--retries", "0")
+    assert result.status == 75
+    assert sorted(row["custom_id"] for row in read_rows(out)) == ["r0", "r2"]
+    (left,) = read_rows(Path(f"{out}.errors"))
+    assert left["error"]["code"] == "TimedOut"
+
+
 def test_limits_stop_in_good_order(batch: Kimi, server: ReplayServer, tmp_path: Path) -> None:
     """--max-rows ends with 75 while rows are left, and with 0 when there are none."""
     source, out = write_rows(tmp_path / "in.jsonl", make_rows(5)), tmp_path / "out.jsonl"

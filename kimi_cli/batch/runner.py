@@ -272,9 +272,7 @@ class Runner:
         """Say what holds the run back now."""
         if self._breaker.opened is not None:
             return "the service fails; probing"
-        if not self._sink.has_room():
-            return "the first row in order"
-        return self.pace.reason
+        return self._sink.find_block() or self.pace.reason
 
     def _go_on(self) -> bool:
         if self._flying:
@@ -300,7 +298,7 @@ class Runner:
         return _TICK
 
     def _find_wait(self, now: float, job: Job) -> float:
-        if not self._sink.has_room():
+        if self._sink.find_block() is not None:
             return _TICK
         if self._breaker.opened is not None:
             return self._breaker.find_wait(now) if not self._flying else _TICK

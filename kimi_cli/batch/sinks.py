@@ -27,8 +27,8 @@ class Sink(Protocol):
     def defer(self, result: Result) -> None:
         """Take a row whose attempts ran out."""
 
-    def has_room(self) -> bool:
-        """Tell whether more rows may be asked for."""
+    def find_block(self) -> str | None:
+        """Say what must come before more rows may be asked for; None when they may."""
 
     def close(self) -> None:
         """Finish, after the last result."""
@@ -59,9 +59,9 @@ class LedgerSink:
             return
         self._deferred.append(encode_result(result, self._style))
 
-    def has_room(self) -> bool:
-        """Always: nothing is held back."""
-        return True
+    def find_block(self) -> str | None:
+        """Nothing: no result is held back."""
+        return None
 
     def close(self) -> None:
         """Write the errors file anew, or remove that of an earlier run."""
@@ -91,13 +91,13 @@ class StdoutSink:
         """Write the error: on a pipe there is no later."""
         self.write([result])
 
-    def has_room(self) -> bool:
-        """Tell that the reader is still there; raises OutputClosed at once when it has left."""
+    def find_block(self) -> str | None:
+        """Nothing, as long as there is a reader; raises OutputClosed at once when it has left."""
         poll = select.poll()
         poll.register(1, select.POLLERR)
         if any(event & select.POLLERR for _, event in poll.poll(0)):
             raise OutputClosed
-        return True
+        return None
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -137,13 +137,11 @@ class OrderedSink:
         """Give an error its place in the order, too."""
         self.write([result])
 
-    def has_room(self) -> bool:
-        """Tell whether the window can take another row while the first one is waited for."""
-        return (
-            self._sink.has_room()
-            and len(self._expected) < self._rows
-            and self._bytes < _WINDOW_BYTES
-        )
+    def find_block(self) -> str | None:
+        """Name the row that the full window waits for."""
+        if len(self._expected) < self._rows and self._bytes < _WINDOW_BYTES:
+            return self._sink.find_block()
+        return f"row {next(iter(self._expected))}, the first in order"
 
     def close(self) -> None:
         """Give on what is left, in order, when a run was stopped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -59,6 +60,8 @@ Examples:
 The same command again goes on where the last one ended.
 """
 
+_RETRIES, _PATIENCE = 4, 600.0
+"""Of one row, where nothing was said: a run has more time than a person has."""
 _DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -317,7 +320,7 @@ def _plan_campaign(
 ) -> Campaign:
     shard = _read_shard(options.shard)
     number, share = options.max_errors or (None, None)
-    retries = 4 if settings.sources["retries"] == "built-in" else settings.retries
+    retries = _RETRIES if settings.sources["retries"] == "built-in" else settings.retries
     return Campaign(
         source=Source(files, _choose_kind(options), longest=options.max_line),
         shape=Shape(
@@ -328,7 +331,7 @@ def _plan_campaign(
         ),
         plan=Plan(
             attempts=retries + 1,
-            timeout=settings.timeout or 600.0,
+            timeout=min(settings.timeout or _PATIENCE, settings.max_time or math.inf),
             max_wait=options.max_wait,
             max_rows=options.max_rows,
             max_errors=number,
