@@ -32,6 +32,23 @@ class Model:
         }
 
 
+_WANT_REASONING = ("kimi-k3", "kimi-k2.7-code")
+
+
+def find_model(name: str) -> Model | None:
+    """Return what is documented of the model of that name."""
+    return next((model for model in DOCUMENTED if model.id == name), None)
+
+
+def wants_reasoning(name: str) -> bool:
+    """Tell whether the model must be sent its earlier reasoning back.
+
+    Those that keep it from turn to turn ask for the complete assistant message; all others
+    ignore it, and its bytes are uploaded for nothing (design note api.md, section 5).
+    """
+    return name.startswith(_WANT_REASONING)
+
+
 _RETIRED = "one of the guide's first seven; not listed by the gateway any more"
 
 DOCUMENTED = (

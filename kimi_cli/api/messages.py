@@ -16,16 +16,64 @@ from kimi_cli.errors import BadInput, NotTheApi
 JSON = dict[str, Any]
 
 
+ROLES = ("system", "user", "assistant", "tool")
+_RARE = {"reasoning_content", "tool_calls", "tool_call_id", "name"}
+
+
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation; *role* is ``system``, ``user``, ``assistant`` or ``tool``."""
+    """One message of a conversation; *role* is one of ``ROLES``.
+
+    *content* is text, or a list of parts (images, say); an assistant that only calls tools may
+    have None. Hosts call the *reasoning* that is sent back ``reasoning_content``.
+    """
 
     role: str
-    content: str
+    content: str | list[JSON] | None
+    reasoning: str | None = None
+    tool_calls: tuple[JSON, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as far as it is text."""
+        if isinstance(self.content, list):
+            return "\n".join(str(part["text"]) for part in self.content if "text" in part)
+        return self.content or ""
 
     def to_json(self) -> JSON:
         """Return the object the API takes."""
-        return {"role": self.role, "content": self.content}
+        body: JSON = {"role": self.role, "content": self.content}
+        if self.reasoning is not None:
+            body["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            body["tool_calls"] = list(self.tool_calls)
+        if self.tool_call_id is not None:
+            body["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            body["name"] = self.name
+        return body
+
+
+def read_message(document: JSON) -> Message:
+    """Read what ``Message.to_json`` wrote, or any message of the API; raises ValueError."""
+    role, content = document.get("role"), document.get("content")
+    if role in ROLES and isinstance(content, str) and document.keys().isdisjoint(_RARE):
+        return Message(role, content)
+    calls = document.get("tool_calls") or []
+    texts = [document.get(key) for key in ("reasoning_content", "tool_call_id", "name")]
+    if (
+        role not in ROLES
+        or not isinstance(content, (str, list, type(None)))
+        or not isinstance(calls, list)
+        or not all(isinstance(call, dict) for call in calls)
+        or (isinstance(content, list) and not all(isinstance(part, dict) for part in content))
+        or not all(isinstance(text, (str, type(None))) for text in texts)
+    ):
+        raise ValueError("not a message")
+    reasoning, tool_call_id, name = texts
+    return Message(role, content, reasoning, tuple(calls), tool_call_id, name)
 
 
 @dataclass(frozen=True)
