@@ -6,7 +6,9 @@ The server lives in a process of its own and sends bytes that it made before.
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import statistics
 import subprocess
 import sys
@@ -172,11 +174,105 @@ def _delay(url: str, folder: str) -> float:
         return came - float(first)
 
 
+def measure_turns(folder: str) -> Iterator[Figure]:
+    """Measure what a turn costs more after 1,000 turns and 200 kB than in a new conversation."""
+    with serve(1) as url:
+        command = [KIMI, "chat", "--base-url", f"{url}/chunked", "-S"]
+        _write_conversation(Path(folder, ".local/state/kimi/conversations/long.jsonl"), url)
+        long, short = (_time_turns([*command, name], folder) for name in ("long", "short"))
+        yield Figure(
+            "a turn after 1,000 turns - a first turn", 1000 * (long - short), 50, unit="ms"
+        )
+        ask, environment = [KIMI, "ask", "--base-url", f"{url}/chunked"], make_environment(folder)
+        pairs = [
+            (
+                time_command([*ask, "-S", "long", "hi"], environment),
+                time_command([*ask, "hi"], environment),
+            )
+            for _ in range(RUNS)
+        ]
+        more = statistics.median(long - short for long, short in pairs)
+        yield Figure("kimi ask -S after 1,000 turns - kimi ask", 1000 * more, 50, unit="ms")
+
+
+def _write_conversation(path: Path, url: str) -> None:
+    path.parent.mkdir(parents=True)
+    manner = {"model": "kimi-k2.5", "profile": "acedata", "base_url": f"{url}/chunked"}
+    with open(path, "w") as file:
+        for number in range(1000):
+            turn = {"turn": f"{number:012x}", "time": "2026-11-23T10:00:00Z"}
+            question = {"role": "user", "content": "q" * 100, **manner, **turn}
+            answer = {"role": "assistant", "content": "a" * 100, "finish_reason": "stop", **turn}
+            file.write(f"{json.dumps(question)}\n{json.dumps(answer)}\n")
+
+
+def _time_turns(command: Sequence[str], folder: str) -> float:
+    """Return the median seconds from a question written to its answer read."""
+    spent = []
+    with subprocess.Popen(
+        command,
+        env=make_environment(folder),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(RUNS + 1):
+            began = time.perf_counter()
+            process.stdin.write(b"hi\n")
+            wanted = b"token0\n" if number == 0 else b"\ntoken0\n"
+            while wanted:
+                wanted = wanted[len(os.read(process.stdout.fileno(), len(wanted))) :]
+            spent.append(time.perf_counter() - began)
+        process.stdin.close()
+    return statistics.median(spent[1:])
+
+
+def measure_stop(folder: str) -> Iterator[Figure]:
+    """Measure from ^C on the keyboard, while an answer comes, to the word that it was stopped."""
+    with serve(1) as url:
+        process, screen = pty.fork()
+        if process == 0:
+            environment = {
+                **make_environment(folder),
+                "TERM": "xterm",
+                "PROMPT_TOOLKIT_NO_CPR": "1",
+            }
+            os.execve(KIMI, [KIMI, "chat", "--no-save", "--base-url", f"{url}/stuck"], environment)
+        seen, spent = bytearray(), []
+
+        def await_text(wanted: bytes) -> None:
+            while wanted not in seen:
+                seen.extend(os.read(screen, 65536))
+            del seen[: seen.index(wanted) + len(wanted)]
+
+        for _ in range(11):
+            await_text(b"\x1b[?2004h")  # the editor is there: it wants pastes in brackets
+            os.write(screen, b"hi\r")
+            await_text(b"stuck")
+            began = time.perf_counter()
+            os.write(screen, b"\x03")
+            await_text(b"stopped")
+            spent.append(time.perf_counter() - began)
+        os.write(screen, b"\x04")
+        os.close(screen)
+        os.waitpid(process, 0)
+        yield Figure("from ^C to the end of an answer", 1000 * max(spent), 200, unit="ms")
+
+
 def main() -> int:
     """Print every figure; return 1 when one misses its mark."""
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (measure_starts, measure_delay, measure_streams, measure_memory):
+        for measure in (
+            measure_starts,
+            measure_delay,
+            measure_turns,
+            measure_stop,
+            measure_streams,
+            measure_memory,
+        ):
             for figure in measure(folder):
                 print(figure, flush=True)
                 missed += not figure.passed

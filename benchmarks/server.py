@@ -1,7 +1,8 @@
 """A server for the benchmarks: streams made beforehand, sent without a delay.
 
 ``/chunked`` sends one HTTP chunk an event, as most hosts do; ``/closed`` ends with the connection.
-The ``stamp`` forms send a single delta that holds the time at which it is written.
+The ``stamp`` forms send a single delta that holds the time at which it is written, ``/stuck``
+sends one and no more.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class Server:
             path = _read_request(connection)
             chunked = "chunked" in path
             connection.sendall(_HEAD + (_CHUNKED if chunked else b"") + b"\r\n")
+            if "stuck" in path:
+                connection.sendall(make_event(" stuck"))
+                connection.recv(1)
+                return
             if "stamp" in path:
                 self._send_stamp(connection, chunked=chunked)
             else:

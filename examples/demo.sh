@@ -40,6 +40,11 @@ show 65 "printf '' | kimi ask --profile local"
 printf '\n%s\n' '# the default profile needs a token'
 show 78 'env -i PATH="$PATH" HOME=/nonexistent kimi ask "Hello"'
 
+printf '\n%s\n' '# three questions in one conversation'
+talk="printf '%s\\n' 'What is the capital of France?' 'Which language do people speak there?' \\
+    'What is it famous for?' | kimi chat --profile local"
+show 0 "$talk"
+
 printf '\n%s\n' '# ten prompts from a file; the run is killed before it is done'
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "ask": "Ask one question and print the answer.",
-    "auth": "Keep, show and forget bearer tokens.",
+    "chat": "Talk: ask, read the answer, ask on.",
     "batch": "Answer every prompt of FILE (JSON Lines), or of standard input.",
-    "help": "Explain a command or a topic.",
+    "log": "List, show, search and remove conversations.",
     "models": "List the models of the host, the default marked with '*'.",
+    "auth": "Keep, show and forget bearer tokens.",
+    "help": "Explain a command or a topic.",
 }
 """The name of each command and its line in ``kimi --help``, so that no command is loaded for it."""
 
@@ -40,6 +42,7 @@ EPILOG = """\b
 Examples:
   kimi ask "What is a pipe?"
   git diff | kimi ask "Write a commit message"
+  kimi chat
   kimi auth login
 
 See kimi(1), and 'kimi help exit-status' for what $? means.

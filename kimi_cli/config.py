@@ -28,6 +28,11 @@ class Setting:
     minimum: float | None = None
     choices: tuple[str, ...] = ()
 
+    @property
+    def wanted(self) -> str:
+        """What a value must be, for messages."""
+        return " or ".join(map(_name_type, self.types))
+
     def check(self, value: object) -> str | None:
         """Return what *value*, already of a right type, should have been; None when it is good."""
         if self.choices and value not in self.choices:
@@ -37,6 +42,12 @@ class Setting:
         ):
             return f"a number not below {self.minimum:g}"
         return None
+
+
+def _parse_switch(text: str) -> bool:
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+        text.lower()
+    ]
 
 
 _NUMBER = (int, float)
@@ -51,6 +62,8 @@ SETTINGS: dict[str, Setting] = {
     "max_time": Setting(float, _NUMBER, None, minimum=0.001),
     "retries": Setting(int, (int,), 2, minimum=0),
     "local_model": Setting(str, (str,), None),
+    "save": Setting(_parse_switch, (bool,), default=True),
+    "markdown": Setting(_parse_switch, (bool,), default=False),
 }
 
 PROFILE_KEYS: dict[str, Setting] = {
@@ -142,7 +155,7 @@ class _TableReader:
                 self.warnings.append(f"{self._find(section, key)}: unknown key '{key}' is ignored")
                 continue
             if type(value) not in row.types:
-                raise self.complain(section, key, " or ".join(map(_name_type, row.types)))
+                raise self.complain(section, key, row.wanted)
             if isinstance(value, list):
                 if not all(isinstance(word, str) for word in value):
                     raise self.complain(section, key, "a list of strings")

@@ -65,15 +65,18 @@ def find_bearer_token(
 
     Raises ConfigError when a named source fails, or when there is no token at all.
     """
+    # What says nothing of a host is for the host that this run names, not for one that only an
+    # old conversation names.
+    said = environment if settings.is_named else {}
     return (
         _read_named_file(token_file, "--token-file")
-        or _read_variables(("KIMI_TOKEN",), environment)
+        or _read_variables(("KIMI_TOKEN",), said)
         or _read_variables(VENDOR_VARIABLES.get(settings.origin, ()), environment)
         or _read_own_variable(settings, environment)
-        or _read_named_file(environment.get("KIMI_TOKEN_FILE"), "KIMI_TOKEN_FILE")
-        or _read_systemd_credential(environment)
+        or _read_named_file(said.get("KIMI_TOKEN_FILE"), "KIMI_TOKEN_FILE")
+        or _read_systemd_credential(said)
         or _run_own_command(settings, environment)
-        or _search_stores(settings.origin, stores)
+        or _search_stores(settings, stores)
     )
 
 
@@ -155,7 +158,7 @@ def _run_own_command(settings: Settings, environment: Mapping[str, str]) -> Bear
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            env=remove_secrets(environment),
+            env=remove_secrets(environment, settings),
             timeout=_COMMAND_SECONDS,
             check=False,
         )
@@ -170,12 +173,14 @@ def _run_own_command(settings: Settings, environment: Mapping[str, str]) -> Bear
     return check_token(_decode(done.stdout, source), source)
 
 
-def remove_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+def remove_secrets(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """Return *environment* as a child process may see it."""
-    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES}
+    secret = SECRET_VARIABLES.union(settings.token_variables)
+    return {name: value for name, value in environment.items() if name not in secret}
 
 
-def _search_stores(origin: str, stores: Stores) -> BearerToken:
+def _search_stores(settings: Settings, stores: Stores) -> BearerToken:
+    origin = settings.origin
     try:
         value = stores.keychain.load(origin)
         trouble = ""
@@ -185,7 +190,11 @@ def _search_stores(origin: str, stores: Stores) -> BearerToken:
         return check_token(value, f"keyring ({stores.keychain.name})")
     if (value := stores.file.load(origin)) is not None:
         return check_token(value, str(stores.file.path))
-    raise ConfigError(f"no bearer token for {origin}{trouble}; {advise(origin)}")
+    advice = advise(origin)
+    if not settings.is_named:
+        name = settings.profile.name
+        advice = f"name the host with --profile {name}, as only the conversation does; or {advice}"
+    raise ConfigError(f"no bearer token for {origin}{trouble}; {advice}")
 
 
 def advise(origin: str) -> str:

@@ -21,13 +21,27 @@ def dump_models(models: Sequence[Model], *, default: str, as_of: str | None) -> 
 
 def format_models(models: Sequence[Model], *, default: str) -> str:
     """Return aligned columns under a header; what is not known is ``-``."""
-    rows = [_HEADER, *(_make_row(model, default) for model in models)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        + "\n"
-        for row in rows
-    )
+    return format_table([_HEADER, *(_make_row(model, default) for model in models)])
+
+
+def format_table(rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
+    """Return aligned columns, one row a line; with *width* the last column is cut to fit."""
+    from wcwidth import wcswidth  # noqa: PLC0415 - takes long to load
+
+    def measure(cell: str) -> int:
+        return max(0, wcswidth(cell))
+
+    widths = [max(measure(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = []
+    for *cells, last in rows:
+        pairs = zip(cells, widths, strict=True)
+        start = "".join(cell + " " * (size - measure(cell) + 2) for cell, size in pairs)
+        if width is not None and measure(start + last) > width:
+            while last and measure(start + last) >= width:
+                last = last[:-1]
+            last += "…"
+        lines.append((start + last).rstrip() + "\n")
+    return "".join(lines)
 
 
 def _make_row(model: Model, default: str) -> tuple[str, ...]:

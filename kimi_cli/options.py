@@ -7,7 +7,8 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,20 +16,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kimi_cli.config import SETTINGS, ConfigFile, find_config_path, find_folder, read_config
-from kimi_cli.errors import ConfigError, KimiError
+from kimi_cli.errors import ConfigError, KimiError, MissingInput
 from kimi_cli.prompt import decode_argument
 from kimi_cli.settings import Settings, resolve
 from kimi_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from kimi_cli.api.client import Client, Retry
-    from kimi_cli.api.messages import Request
+    from kimi_cli.api.messages import Message, Request
+    from kimi_cli.archive import Archive, ConversationFile
+    from kimi_cli.conversation import Conversation, Manner
     from kimi_cli.credentials import BearerToken, Stores
+    from kimi_cli.dialogue import Dialogue
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _PATIENCE = 120.0
 """Seconds without data: reasoning trickles, but a dead connection must end (api.md, 4.4)."""
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONG_PATIENCE = 600.0
 """Seconds for a whole answer in one piece, and for an engine that reads the prompt here."""
 
@@ -66,6 +71,23 @@ class Seconds(FiniteNumber):
         if number <= 0:
             self.fail("must be greater than 0", param, ctx)
         return number
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
+        if found is None:
+            self.fail(f"'{value}' is not a duration such as 90, 30s, 10m or 2h", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
 
 
 class BodyField(click.ParamType[Any]):
@@ -137,6 +159,17 @@ def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in profiles if name.startswith(incomplete)]
 
 
+def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Offer the conversations that there are."""
+    from kimi_cli.archive import LATEST  # noqa: PLC0415
+
+    try:
+        names = open_archive(Terminal(os.environ)).list_names()
+    except KimiError:
+        return []
+    return [name for name in names if name.startswith(incomplete) and name != LATEST]
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostOptions:
     """Where the request goes; None means not given."""
@@ -198,6 +231,26 @@ class InputOptions:
     max_input: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How an answer is asked for and shown; None means not given."""
+
+    no_stream: bool
+    as_json: bool
+    reasoning: str | None
+    markdown: bool | None
+    allow_incomplete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationOptions:
+    """Which conversation goes on, and whether it is kept; None means not given."""
+
+    go_on: bool
+    session: str | None
+    save: bool | None
+
+
 def bundle(kind: type, name: str, *options: Callable[..., Any]) -> Callable[[Command], Command]:
     """Make a decorator that adds *options* and hands their values on as one *kind*."""
     names = [field.name for field in fields(kind)]
@@ -247,7 +300,9 @@ connection_options = bundle(
         help="Give up when no data came for this long (120; 600 for an answer in one piece).",
     ),
     click.option(
-        "--max-time", type=Seconds(), help="Give up when the whole call (in batch, one attempt) takes longer."
+        "--max-time",
+        type=Seconds(),
+        help="Give up when the whole call (in batch, one attempt) takes longer.",
     ),
     click.option(
         "--retries",
@@ -337,6 +392,56 @@ input_options = bundle(
 )
 
 
+answer_options = bundle(
+    AnswerOptions,
+    "style",
+    click.option("--no-stream", is_flag=True, help="Ask for one JSON reply instead of a stream."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print the whole answer as one JSON object."
+    ),
+    click.option(
+        "--reasoning",
+        type=click.Choice(["show", "hide"]),
+        help="Show the model's reasoning on stderr (default), or hide it.",
+    ),
+    click.option(
+        "--markdown",
+        is_flag=True,
+        default=None,
+        help="Render the answer's Markdown on a terminal.",
+    ),
+    click.option(
+        "--allow-incomplete",
+        is_flag=True,
+        help="Exit 0 even if the answer ended early or is empty.",
+    ),
+)
+
+conversation_options = bundle(
+    ConversationOptions,
+    "kept",
+    click.option(
+        "-c", "--continue", "go_on", is_flag=True, help="Go on with the latest conversation."
+    ),
+    click.option(
+        "-S",
+        "--session",
+        type=Text(),
+        metavar="NAME",
+        shell_complete=complete_sessions,
+        help="Go on with the conversation NAME, or begin it.",
+    ),
+    click.option(
+        "--no-save",
+        "save",
+        flag_value=False,
+        type=bool,
+        default=None,
+        help="Keep nothing of this conversation.",
+    ),
+)
+
+
 def verbosity_options(command: Command) -> Command:
     """Add -q and -v, which set up the terminal."""
 
@@ -351,12 +456,15 @@ def verbosity_options(command: Command) -> Command:
     return quiet(verbose(pass_terminal(wrapper)))  # type: ignore[arg-type,return-value]
 
 
-def load_settings(terminal: Terminal, *bundles: object, **given: Any) -> Settings:
-    """Settle what is in force, by the options in *bundles* and *given*. Warns of unknown keys.
+def load_settings(
+    terminal: Terminal, *bundles: object, conversation: Conversation | None = None
+) -> Settings:
+    """Settle what is in force, by the options in *bundles* and the *conversation* that goes on.
 
-    Raises ConfigError.
+    Warns of unknown keys. Raises ConfigError, also where the conversation was held with another
+    host: what was said there goes nowhere else unless this run's own options say so.
     """
-    options = given | {
+    options = {
         name: getattr(bundle, name)
         for bundle in bundles
         for name in SETTINGS
@@ -365,19 +473,135 @@ def load_settings(terminal: Terminal, *bundles: object, **given: Any) -> Setting
     config = read_config(find_config_path(os.environ))
     for warning in config.warnings:
         terminal.warn(warning)
-    return resolve(options, os.environ, config)
+    manner = conversation.manner if conversation is not None else None
+    if manner is None:
+        return resolve(options, os.environ, config)
+    kept = {"profile": manner.profile, "model": manner.model}
+    settings = resolve(options, os.environ, config, kept)
+    named = {"--profile", "--base-url"} & {
+        settings.sources["profile"],
+        settings.sources["base_url"],
+    }
+    if not named and (settings.base_url or None) != manner.base_url:
+        raise ConfigError(
+            f"this conversation was held with {manner.base_url or manner.profile}, not "
+            f"{settings.base_url or settings.profile.name}; say with --base-url or --profile "
+            "where it goes on"
+        )
+    return settings
 
 
-def build_request(asked: RequestOptions, settings: Settings, prompt: str, **how: Any) -> Request:
-    """Return the request for one *prompt*; *how* goes to Request."""
-    from kimi_cli.api.messages import Message, Request  # noqa: PLC0415
+def open_archive(terminal: Terminal) -> Archive:
+    """Return where conversations are kept."""
+    from kimi_cli.archive import Archive  # noqa: PLC0415 - most runs keep nothing
 
-    system = (Message("system", asked.system),) if asked.system is not None else ()
+    state = find_folder(os.environ, "XDG_STATE_HOME", ".local/state")
+    return Archive(state / "conversations", terminal.warn)
+
+
+def recall(
+    terminal: Terminal, kept: ConversationOptions
+) -> tuple[ConversationFile, Conversation | None] | None:
+    """Return the conversation that *kept* names, and its file; None when it names none.
+
+    Raises MissingInput when there is nothing to go on with, BadInput for a damaged file.
+    """
+    if not kept.go_on and kept.session is None:
+        return None
+    from kimi_cli.archive import LATEST  # noqa: PLC0415
+
+    file = open_archive(terminal).find(kept.session or LATEST)
+    conversation = file.read()
+    if conversation is None and kept.session is None:
+        raise MissingInput("there is no conversation to go on with; ask something without -c first")
+    return file, conversation
+
+
+def is_saved(terminal: Terminal, settings: Settings, kept: ConversationOptions) -> bool:
+    """Tell whether what is said now is kept: by a person at a terminal, or under a name."""
+    saves = settings.save and (kept.session is not None or terminal.out_is_terminal)
+    if kept.session is not None and not saves:
+        terminal.warn(f"conversation {kept.session} is not saved ({settings.sources['save']})")
+    return saves
+
+
+def open_dialogue(
+    terminal: Terminal,
+    kept: ConversationOptions,
+    recalled: tuple[ConversationFile, Conversation | None] | None,
+    *,
+    saves: bool,
+) -> Dialogue:
+    """Return the conversation that the next turn belongs to."""
+    from kimi_cli.archive import LATEST  # noqa: PLC0415
+    from kimi_cli.dialogue import Dialogue  # noqa: PLC0415
+
+    if recalled is not None:
+        file, conversation = recalled
+        must_save = kept.session is not None
+        return Dialogue(
+            conversation, file if saves else None, warn=terminal.warn, must_save=must_save
+        )
+    latest = open_archive(terminal).find(LATEST) if saves else None
+    return Dialogue(None, latest, warn=terminal.warn, is_new=True, must_save=False)
+
+
+def list_parameters(
+    asked: RequestOptions, settings: Settings, conversation: Conversation | None
+) -> dict[str, Any]:
+    """Return the body fields that were given, now or earlier in the conversation."""
+    manner = conversation.manner if conversation is not None else None
+    if manner is None or not manner.is_of(settings.profile.name):
+        return asked.list_parameters()
+    return {**manner.options, **asked.list_parameters()}
+
+
+def find_window(settings: Settings) -> int | None:
+    """Return the tokens that the profile's engine reads; None for a host, which may not tell."""
+    if not settings.needs_engine:
+        return None
+    from kimi_cli import local  # noqa: PLC0415 - an optional extra
+
+    return local.CONTEXT_TOKENS
+
+
+def make_manner(settings: Settings, parameters: Mapping[str, Any]) -> Manner:
+    """Return what a conversation remembers of how a question was asked."""
+    from kimi_cli.conversation import Manner  # noqa: PLC0415 - most runs keep nothing
+
+    return Manner(
+        model=settings.model,
+        profile=settings.profile.name,
+        base_url=settings.base_url or None,
+        options=parameters,
+    )
+
+
+def compose_messages(
+    dialogue: Dialogue | None, settings: Settings, prompt: str, *, system: str | None
+) -> list[Message]:
+    """Return the messages up to the question *prompt*, with those of the *dialogue* before."""
+    from kimi_cli.api.messages import Message  # noqa: PLC0415
+
+    if dialogue is not None:
+        return dialogue.compose(prompt, settings.model, system=system)
+    before = [] if system is None else [Message("system", system)]
+    return [*before, Message("user", prompt)]
+
+
+def build_request(
+    settings: Settings, messages: Sequence[Message], parameters: Mapping[str, Any], **how: Any
+) -> Request:
+    """Return the request for the next answer; *how* goes to Request. Raises UsageError."""
+    if parameters.get("n", 1) != 1:
+        raise click.UsageError("an answer has one text here; run the command again instead of n=…")
+    from kimi_cli.api.messages import Request  # noqa: PLC0415
+
     return Request(
         model=settings.model,
-        messages=(*system, Message("user", prompt)),
+        messages=tuple(messages),
         ask_usage=settings.profile.ask_usage,
-        parameters=asked.list_parameters(),
+        parameters=parameters,
         **how,
     )
 

@@ -8,11 +8,13 @@ its beginning; one that somebody has begun to read belongs to a shell loop; a de
 from __future__ import annotations
 
 import codecs
+import io
+import itertools
 import os
 import select
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kimi_cli.errors import BadInput, MissingInput
@@ -46,7 +48,7 @@ def compose_prompt(
         return None
     parts = [text] if text.strip() else []
     for path in paths:
-        parts.append(_read_attachment(path, reading))
+        parts.append(read_attachment(path, reading))
     if use_stdin and STDIN not in paths and (named or _stdin_is_ours(has_text=bool(parts))):
         piped = _read_stdin(reading)
         parts += [_drop_last_line_end(piped)] if piped.strip() else []
@@ -55,7 +57,37 @@ def compose_prompt(
     return "\n\n".join(parts)
 
 
-def _read_attachment(path: str, reading: Reading) -> str:
+def read_prompts(reading: Reading) -> Iterator[str]:
+    """Yield each line of standard input as soon as it is there; blank ones are none.
+
+    Raises BadInput for a line that is not text, or too long, MissingInput when reading fails.
+    """
+    if sys.stdin is None:
+        return
+    errors = "replace" if reading.replace_invalid else "strict"
+    text = io.TextIOWrapper(
+        sys.stdin.buffer, encoding=reading.encoding, errors=errors, newline="\n"
+    )
+    for number in itertools.count(1):
+        try:
+            line = text.readline(reading.limit + 1)
+        except UnicodeDecodeError as error:
+            raise BadInput(
+                f"line {number} of standard input is not {reading.encoding.upper()}; give "
+                "--encoding, or --replace-invalid"
+            ) from error
+        except OSError as error:
+            raise MissingInput(f"cannot read standard input: {error.strerror}") from error
+        if not line:
+            return
+        if len(line) > reading.limit:
+            raise BadInput(f"line {number} of standard input is too long; see --max-input")
+        if "\0" in line:
+            raise BadInput(f"line {number} of standard input holds NUL bytes: it looks binary")
+        yield _drop_last_line_end(line.removeprefix("\ufeff"))
+
+
+def read_attachment(path: str, reading: Reading) -> str:
     """Return a file's text under a line with its name."""
     if path == STDIN:
         return f"stdin:\n{_drop_last_line_end(_read_stdin(reading))}"

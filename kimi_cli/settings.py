@@ -1,4 +1,4 @@
-"""What is in force for one run: option > environment > configuration file > built-in.
+"""What is in force for one run: option > environment > conversation > configuration > built-in.
 
 The environment variable of a setting is ``KIMI_`` and its name in capitals.
 """
@@ -9,12 +9,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from kimi_cli.config import SETTINGS, ConfigFile
 from kimi_cli.errors import ConfigError
 from kimi_cli.profiles import BUILT_IN, DEFAULT_MODEL, Profile
+
+CONVERSATION = "the conversation"
+"""The name of a conversation as the source of a value."""
 
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
@@ -24,8 +28,9 @@ class Rank(IntEnum):
 
     OPTION = 0
     ENVIRONMENT = 1
-    CONFIG = 2
-    BUILT_IN = 3
+    CONVERSATION = 2
+    CONFIG = 3
+    BUILT_IN = 4
 
 
 class Sourced(NamedTuple):
@@ -50,7 +55,11 @@ class Settings:
     max_time: float | None
     retries: int
     local_model: str | None
+    save: bool
+    markdown: bool
     profiles: tuple[str, ...]
+    token_variables: tuple[str, ...] = ()
+    """Variables that profiles of the configuration take tokens from."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """The name of each value's source."""
 
@@ -63,6 +72,11 @@ class Settings:
     def at_home(self) -> bool:
         """Whether requests go to the profile's own origin, so that its secrets may go along."""
         return find_origin(self.profile.base_url) == self.origin
+
+    @property
+    def is_named(self) -> bool:
+        """Whether this run's own words chose the host, and not a conversation that goes on."""
+        return self.sources.get("profile") != CONVERSATION
 
     @property
     def is_open(self) -> bool:
@@ -81,21 +95,29 @@ class Settings:
 
 
 def resolve(
-    options: Mapping[str, Any], environment: Mapping[str, str], config: ConfigFile
+    options: Mapping[str, Any],
+    environment: Mapping[str, str],
+    config: ConfigFile,
+    kept: Mapping[str, Any] = MappingProxyType({}),
 ) -> Settings:
     """Settle every setting by precedence; None in *options* means not given.
 
-    Raises ConfigError for a bad value in the environment, an unknown profile or a bad base URL.
+    *kept* is the profile and the model of the conversation that goes on; its model belongs to
+    its profile. Raises ConfigError for a bad value in the environment, an unknown profile or a
+    bad base URL.
     """
-    settled = {name: _settle(name, options, environment, config) for name in SETTINGS}
+    settled = {name: _settle(name, options, environment, config, kept) for name in SETTINGS}
     profiles = list_profiles(config)
     profile = _find_profile(settled["profile"], profiles)
+    if kept and profile.name != kept["profile"]:
+        settled["model"] = _settle("model", options, environment, config, {})
     settled["base_url"] = _choose_base_url(settled["base_url"], settled["profile"].rank, profile)
     settled["model"] = _choose_model(settled["model"], profile, config)
     values = {name: entry.value for name, entry in settled.items()}
     return Settings(
         **{**values, "profile": profile},
         profiles=tuple(profiles),
+        token_variables=tuple(p.token_variable for p in profiles.values() if p.token_variable),
         sources={name: entry.source for name, entry in settled.items()},
     )
 
@@ -157,7 +179,11 @@ def _find_problem(parts: SplitResult, base_url: str) -> str | None:
 
 
 def _settle(
-    name: str, options: Mapping[str, Any], environment: Mapping[str, str], config: ConfigFile
+    name: str,
+    options: Mapping[str, Any],
+    environment: Mapping[str, str],
+    config: ConfigFile,
+    kept: Mapping[str, Any],
 ) -> Sourced:
     """Return the strongest value of one setting."""
     if (value := options.get(name)) is not None:
@@ -166,16 +192,20 @@ def _settle(
     if text := environment.get(variable):
         return Sourced(_read_variable(name, variable, text), Rank.ENVIRONMENT, variable)
     if name in config.values:
-        return Sourced(config.values[name], Rank.CONFIG, str(config.path))
-    return Sourced(SETTINGS[name].default, Rank.BUILT_IN, "built-in")
+        usual = Sourced(config.values[name], Rank.CONFIG, str(config.path))
+    else:
+        usual = Sourced(SETTINGS[name].default, Rank.BUILT_IN, "built-in")
+    if kept.get(name) not in (None, usual.value):
+        return Sourced(kept[name], Rank.CONVERSATION, CONVERSATION)
+    return usual
 
 
 def _read_variable(name: str, variable: str, text: str) -> Any:
     row = SETTINGS[name]
     try:
         value = row.parse(text)
-    except ValueError:
-        raise ConfigError(f"{variable} must be a number, not '{text}'") from None
+    except (ValueError, KeyError):
+        raise ConfigError(f"{variable} must be {row.wanted}, not '{text}'") from None
     if wanted := row.check(value):
         raise ConfigError(f"{variable} must be {wanted}, not '{text}'")
     return value

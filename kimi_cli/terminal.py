@@ -6,7 +6,7 @@ import binascii
 import contextlib
 import os
 import select
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kimi_cli.api.text import mend_surrogates
 from kimi_cli.errors import OutputClosed, OutputFailed
@@ -29,20 +29,25 @@ class Terminal:
         self._environment = environment
         self.out_is_terminal = os.isatty(_OUT)
         self.err_is_terminal = os.isatty(_ERR)
+        self.colour_on_out = _allow_colour(self.out_is_terminal, environment)
         self.colour_on_err = _allow_colour(self.err_is_terminal, environment)
         self.quiet = False
         self.verbose = False
+        self.on_write: Callable[[], None] | None = None
+        """Called before anything is written, so that a status line can make room."""
         self._secrets: list[str] = []
 
     def find_width(self) -> int:
         """Return the columns that help may fill; click would load shutil to find out."""
+        return max(50, min(self.find_columns(), _WIDEST) - 2)
+
+    def find_columns(self) -> int:
+        """Return the columns of the screen behind stdout."""
         if (columns := self._environment.get("COLUMNS", "")).isdigit():
-            width = int(columns)
-        else:
-            width = 80
-            with contextlib.suppress(OSError):
-                width = os.get_terminal_size(_OUT).columns
-        return max(50, min(width, _WIDEST) - 2)
+            return int(columns)
+        with contextlib.suppress(OSError):
+            return os.get_terminal_size(_OUT).columns or 80
+        return 80
 
     def hide(self, secret: str) -> None:
         """Keep *secret*, plain or in base64, out of everything written to stderr from now on."""
@@ -53,6 +58,8 @@ class Terminal:
 
     def write(self, text: str) -> None:
         """Write *text* to stdout as it is. Raises OutputClosed or OutputFailed."""
+        if self.on_write is not None:
+            self.on_write()
         try:
             write_whole(_OUT, _encode(text))
         except BrokenPipeError as error:
@@ -71,8 +78,18 @@ class Terminal:
 
     def write_err(self, text: str) -> None:
         """Write *text* to stderr as it is; a stderr that takes nothing is no failure."""
+        if self.on_write is not None:
+            self.on_write()
+        self.draw(text)
+
+    def draw(self, text: str) -> None:
+        """Write a part of a screen to stderr, and leave a status line alone."""
         with contextlib.suppress(OSError):
             write_whole(_ERR, _encode(self.redact(text)))
+
+    def note(self, text: str) -> None:
+        """Write the reply to a person's own command, line by line, to stderr."""
+        self.write_err(_make_harmless(text) + "\n")
 
     def redact(self, text: str) -> str:
         """Return *text* without the secrets that were hidden, or a beginning that was cut off."""

@@ -7,66 +7,40 @@ from typing import TYPE_CHECKING
 from kimi_cli.api.messages import Delta
 from kimi_cli.errors import Terminated
 from kimi_cli.terminal import Terminal
+from kimi_cli.text import Text
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
 
 
 if TYPE_CHECKING:
-    from kimi_cli.sanitizer import Sanitizer
+    from kimi_cli.markdown import MarkdownText
 
 
-class Text:
-    """One of the two texts, tidied as it comes: K2.5 begins with a space, and ends vary."""
+def _make_renderer(terminal: Terminal) -> MarkdownText:
+    from kimi_cli.markdown import MarkdownText  # noqa: PLC0415 - rendering is an optional extra
 
-    def __init__(self, *, for_terminal: bool) -> None:
-        """Text for a terminal is made harmless; a pipe or file gets the characters as sent."""
-        self._sanitizer = _make_sanitizer() if for_terminal else None
-        self._line_feeds = 0
-        self._half = ""
-        self.begun = False
-
-    def feed(self, text: str) -> str:
-        """Return what can be shown now: all but the line feeds, which may prove to be the last."""
-        if self._half or "\ud800" <= text[-1:] <= "\udbff":
-            # Half of a surrogate pair: some servers cut their deltas inside a character.
-            text = self._half + text
-            self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-            text = text[: len(text) - len(self._half)]
-        if self._sanitizer is not None:
-            text = self._sanitizer.feed(text)
-        if not self.begun and text:
-            self.begun = True
-            text = text.removeprefix(" ")
-        shown = text.rstrip("\n")
-        if shown:
-            shown = "\n" * self._line_feeds + shown
-            self._line_feeds = 0
-        self._line_feeds += len(text) - len(text.rstrip("\n"))
-        return shown
-
-    def flush(self) -> str:
-        """Return what was held back, but for the last line feeds."""
-        rest, self._half = self._half, ""
-        if self._sanitizer is not None:
-            rest = self._sanitizer.feed(rest) + self._sanitizer.flush()
-        return "\n" * self._line_feeds + rest if rest else ""
-
-
-def _make_sanitizer() -> Sanitizer:
-    from kimi_cli.sanitizer import Sanitizer  # noqa: PLC0415 - a pipe needs none
-
-    return Sanitizer()
+    return MarkdownText(
+        Text(for_terminal=True), find_width=terminal.find_columns, colour=terminal.colour_on_out
+    )
 
 
 class Transcript:
     """Writes one answer, delta by delta. On a shared screen a blank line parts the two texts."""
 
-    def __init__(self, terminal: Terminal, *, show_reasoning: bool) -> None:
-        """Write to *terminal*; nothing appears before the first delta."""
+    def __init__(self, terminal: Terminal, *, show_reasoning: bool, markdown: bool = False) -> None:
+        """Write to *terminal*; nothing appears before the first delta.
+
+        With *markdown* content is rendered for a terminal; a pipe gets it as it is. Raises
+        ConfigError when what renders it is not installed.
+        """
         self._terminal = terminal
         self._show_reasoning = show_reasoning
         self._share_screen = terminal.out_is_terminal and terminal.err_is_terminal
-        self._content = Text(for_terminal=terminal.out_is_terminal)
+        self._content = (
+            _make_renderer(terminal)
+            if markdown and terminal.out_is_terminal
+            else Text(for_terminal=terminal.out_is_terminal)
+        )
         self._reasoning = Text(for_terminal=terminal.err_is_terminal)
         self._thinking = False
         self._open_line = False

@@ -21,12 +21,22 @@ FLOORS = (
     {"api"},
     {"profiles", "config", "settings"},
     {"terminal", "signals", "keychain", "tokenfile", "local", "network", "credentials"},
-    {"prompt", "transcript", "listing", "batch"},
+    {"prompt", "text", "transcript", "markdown", "listing", "batch"},
+    {"answer", "conversation", "archive", "dialogue"},
     {"options"},
+    {"chat"},
     {"commands"},
     {"cli", "__main__"},
 )
-ENVIRONMENT_READERS = {"options", "cli", "commands.auth", "commands.batch", "config", "prompt"}
+ENVIRONMENT_READERS = {
+    "cli",
+    "commands.auth",
+    "commands.batch",
+    "commands.chat",
+    "config",
+    "options",
+    "prompt",
+}
 
 
 def name_module(path: Path) -> str:
@@ -114,13 +124,18 @@ def test_no_code_asks_for_a_profile_by_name(name: str) -> None:
     assert "profile.name ==" not in text
 
 
+FOR_A_CHAT = {"prompt_toolkit", "rich", "kimi_cli.archive", "kimi_cli.conversation"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
     [
         (["--version"], {"requests", "keyring", "json", "urllib3", "shutil"}),
         (["--help"], {"requests", "keyring", "json", "urllib3", "shutil"}),
-        (["ask", "--dry-run", "hi"], {"requests", "keyring", "urllib3"}),
-        (["models"], {"requests", "keyring", "urllib3"}),
+        (["ask", "--dry-run", "hi"], {"requests", "keyring", "urllib3", *FOR_A_CHAT}),
+        (["ask", "--dry-run", "-S", "x", "hi"], {"requests", "prompt_toolkit", "rich"}),
+        (["models"], {"requests", "keyring", "urllib3", *FOR_A_CHAT}),
+        (["log"], {"requests", "keyring", "urllib3", "prompt_toolkit"}),
     ],
 )
 def test_little_is_loaded(arguments: list[str], unwanted: set[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from conftest import Kimi
 
 from kimi_cli import config
+from kimi_cli.chat.slash import COMMANDS as SLASH_COMMANDS
 from kimi_cli.cli import COMMANDS, cli
 from kimi_cli.errors import ExitStatus
 from kimi_cli.profiles import BUILT_IN
@@ -226,12 +227,8 @@ def test_a_synopsis_has_each_option_once(name: str) -> None:
 def test_the_first_page_lists_the_commands() -> None:
     section = plain(read_section(find_page("kimi"), "COMMANDS"))
     assert re.findall(r"^\.It Cm (\S+)", section, re.MULTILINE) == list(COMMANDS)
-    assert [name for name in COMMANDS if f"kimi-{name} 1" in section] == [
-        "ask",
-        "auth",
-        "batch",
-        "models",
-    ]
+    with_page = [name for name in COMMANDS if f"kimi-{name} 1" in section]
+    assert with_page == [name for name in COMMANDS if name != "help"]
     for help_line in COMMANDS.values():
         words = re.findall(r"\w+", help_line)
         assert " ".join(words) in " ".join(re.findall(r"\w+", section.replace(".Ql", "")))
@@ -279,12 +276,24 @@ def test_examples_of_a_page_use_options_that_exist(page: Path) -> None:
 def check_commands(lines: list[str]) -> None:
     """Every call of `kimi` in these lines names a command and options that there are."""
     for line in lines:
-        for call in re.findall(r"\bkimi ((?:help|auth \w+|ask|batch|models)\b[^|;>)]*)", line):
+        for call in re.findall(r"\bkimi ((?:help|(?:auth|log) \w+|ask|batch|chat|models)\b[^|;>)]*)", line):
             words = call.split(" -- ")[0]
             words = re.sub(r"\"[^\"]*\"|'[^']*'", "", words).split()
-            path = " ".join(words[:2] if words[0] == "auth" else words[:1])
+            path = " ".join(words[:2] if words[0] in ("auth", "log") else words[:1])
             known = set().union(*list_options(TREE[f"kimi {path}"]))
             assert {word for word in words if word.startswith("-") and word != "-"} <= known, line
+
+
+# The commands of the chat
+
+
+def test_the_page_on_chat_has_its_commands() -> None:
+    section = plain(read_section(find_page("kimi chat"), "DESCRIPTION"))
+    listed = re.findall(r"^\.It Ic /(\S+)(?: Ar (.*)| Op Ar (.*))?$", section, re.MULTILINE)
+    wanted = {name: command.argument.strip("[]") for name, command in SLASH_COMMANDS.items()}
+    assert {name: (needed or optional).lower() for name, needed, optional in listed} == {
+        name: argument.lower() for name, argument in wanted.items()
+    }
 
 
 # Exit statuses

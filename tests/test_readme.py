@@ -6,10 +6,13 @@ A block marked `sh` is an example; all other blocks are for reading.
 from __future__ import annotations
 
 import ast
+import contextlib
+import itertools
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -191,6 +194,50 @@ def test_the_extras_exist() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]*)\)", README):
         assert target.startswith("https://") or (ROOT / target).is_file(), target
+
+
+# The screen of a chat
+
+
+def test_the_screen_of_a_chat_is_true(kimi: Kimi, server: ReplayServer) -> None:
+    """What is typed there, and answered as there, shows the same screen again."""
+    import pexpect
+    import pyte
+
+    (block,) = re.findall(r"^```console\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    command, *printed = block.splitlines()
+    typed = [line[2:] for line in printed if line.startswith("> ")]
+    pairs = itertools.pairwise(printed)
+    answers = [reply for line, reply in pairs if re.match("> [^/]", line)]
+    server.script(*map(stream, answers))
+    screen = pyte.Screen(80, 24)
+    feed = pyte.ByteStream(screen)
+    variables = {
+        **kimi.environment,
+        "KIMI_BASE_URL": server.url,
+        "KIMI_TOKEN": CANARY,
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+        "TERM": "xterm",
+    }
+    words = command.removeprefix("$ kimi ").replace("--profile local", "-m smollm2-135m")
+    child = pexpect.spawn(str(kimi.program), words.split(), env=variables, dimensions=(24, 80))
+
+    def see(wanted: list[str]) -> None:
+        ends = time.monotonic() + 20
+        while [line.rstrip() for line in screen.display[: len(wanted)]] != wanted:
+            assert time.monotonic() < ends, screen.display
+            with contextlib.suppress(pexpect.TIMEOUT):
+                feed.feed(child.read_nonblocking(65536, timeout=0.2))
+
+    for question in typed:
+        see([*printed[: printed.index(f"> {question}")], ">"])
+        child.send(f"{question}\r")
+    see([*printed[:-1], ">"])
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert (kimi.folder / ".local/state/kimi/conversations/paris.jsonl").exists()
 
 
 # The map of the code

@@ -23,6 +23,8 @@ GIVEN: dict[str, tuple[Any, str, Any]] = {
     "max_time": (1.0, "2", 3),
     "retries": (1, "2", 3),
     "local_model": ("o", "e", "c"),
+    "save": (False, "true", False),
+    "markdown": (True, "false", True),
 }
 
 
@@ -48,8 +50,29 @@ def test_option_beats_environment_beats_file(name: str) -> None:
     option, variable, entry = GIVEN[name]
     environment = {f"KIMI_{name.upper()}": variable}
     assert show(resolve_with({name: option}, environment, **{name: entry}), name) == option
-    assert str(show(resolve_with({}, environment, **{name: entry}), name)).startswith(variable)
+    read = str(show(resolve_with({}, environment, **{name: entry}), name))
+    assert read.lower().startswith(variable)
     assert show(resolve_with(**{name: entry}), name) == entry
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("Yes", True), ("0", False)])
+def test_a_switch_has_several_spellings(text: str, value: bool) -> None:
+    """What people write into a variable; anything else is an error that says what is wanted."""
+    assert resolve_with({}, {"KIMI_SAVE": text}).save is value
+    with pytest.raises(ConfigError, match="KIMI_SAVE must be true or false, not 'perhaps'"):
+        resolve_with({}, {"KIMI_SAVE": "perhaps"})
+
+
+def test_a_conversation_stands_between_environment_and_file() -> None:
+    """Its model belongs to its profile; what this run itself says is stronger."""
+    config = ConfigFile(Path("config.toml"), {"profile": "moonshot", "model": "c"})
+    kept = {"profile": "moonshot-cn", "model": "k"}
+    plain = resolve({}, {}, config, kept)
+    assert (plain.profile.name, plain.model, plain.is_named) == ("moonshot-cn", "k", False)
+    named = resolve({"profile": "moonshot"}, {"KIMI_MODEL": ""}, config, kept)
+    assert (named.profile.name, named.model, named.is_named) == ("moonshot", "c", True)
+    varied = resolve({}, {"KIMI_MODEL": "e"}, config, kept)
+    assert (varied.profile.name, varied.model) == ("moonshot-cn", "e")
 
 
 def test_the_built_in_values() -> None:

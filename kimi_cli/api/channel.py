@@ -74,7 +74,9 @@ class Channel:
             self.close()
             if self._aborted:
                 self._aborted = False
-                raise TimedOut("no answer within the time limit (limits: timeout, max-time)") from error
+                raise TimedOut(
+                    "no answer within the time limit (limits: timeout, max-time)"
+                ) from error
             route = self._transport.route
             raise explain_failure(error, route, connecting=connecting) from error
 

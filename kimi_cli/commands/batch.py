@@ -32,6 +32,7 @@ from kimi_cli.errors import (
 )
 from kimi_cli.options import (
     ConnectionOptions,
+    Duration,
     HostOptions,
     RequestOptions,
     bundle,
@@ -63,24 +64,6 @@ The same command again goes on where the last one ended.
 _RETRIES, _PATIENCE = 4, 600.0
 """Of one row, where nothing was said: a run has more time than a person has."""
 _DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-class Duration(click.ParamType[float]):
-    """Seconds, or a number with s, m, h or d."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return seconds."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
-        if found is None:
-            self.fail(f"'{value}' is not a duration such as 90, 30s, 10m or 2h", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
 
 
 class ErrorLimit(click.ParamType[tuple[int | None, float | None]]):

@@ -1,0 +1,303 @@
+"""Where conversations are kept: one file each, of JSON Lines, readable by their owner alone.
+
+Every write is one append under a lock, so that processes can talk in one conversation at the same
+time. A last line that was torn by a power cut is dropped; a file that holds anything else than a
+conversation is never written to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kimi_cli.conversation import Conversation, Entry, read_entry
+from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, TemporaryFailure
+
+LATEST = "latest"
+"""The name of the conversation that was not given one."""
+
+_NAME = re.compile(r"\w[\w.@+,=-]*")
+_LONGEST_NAME = 200
+_SUFFIX = ".jsonl"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a list shows of one conversation; *problem* where it cannot be read."""
+
+    name: str
+    changed: float
+    turns: int = 0
+    title: str = ""
+    problem: str | None = None
+
+
+class ConversationFile:
+    """The file of one conversation; what this process has seen of it decides what it may do."""
+
+    def __init__(self, path: Path, notify: Callable[[str], None] = lambda message: None) -> None:
+        """Name the file, which need not exist; *notify* is told of what was found torn."""
+        self.path = path
+        self._notify = notify
+        self._seen: tuple[int, int] | None = None
+        """Inode and size of the file as we last knew it."""
+
+    @property
+    def name(self) -> str:
+        """The name of the conversation."""
+        return self.path.name.removesuffix(_SUFFIX)
+
+    def read(self) -> Conversation | None:
+        """Return the conversation, None when there is none.
+
+        Raises BadInput for a file that holds something else, MissingInput when it cannot be read.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+                self._note(file.fileno())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise MissingInput(f"cannot read {self.path}: {error.strerror}") from error
+        lines = data.split(b"\n")
+        tail = lines.pop()
+        entries = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                entries.append(read_entry(line))
+            except ValueError:
+                raise BadInput(
+                    f"{self.path}:{number} is no message of a conversation, and the file is left "
+                    f"alone; repair the line, or remove the conversation: kimi log rm {self.name}"
+                ) from None
+        if tail:
+            try:
+                entries.append(read_entry(tail))
+            except ValueError:
+                self._notify(f"{self.path}: the last line was torn, and is dropped")
+        return Conversation(entries)
+
+    def append(self, entries: Sequence[Entry]) -> bool:
+        """Add *entries* in one write; tell whether nobody else wrote since we last looked.
+
+        Raises CannotCreate or OutputFailed, and TemporaryFailure when the file we knew is gone.
+        """
+        data = b"".join(entry.encode() for entry in entries)
+        with self._open() as descriptor:
+            stat = os.fstat(descriptor)
+            if self._seen is not None and self._seen[0] != stat.st_ino:
+                raise self._tell_gone()
+            alone = stat.st_size == (self._seen[1] if self._seen is not None else 0)
+            size = _mend_tail(descriptor, stat.st_size)
+            self._write(descriptor, data, size)
+            self._note(descriptor)
+        return alone
+
+    def replace(self, entries: Sequence[Entry]) -> None:
+        """Begin anew with *entries*: readers see the old conversation or the new, never a part.
+
+        Raises BadInput rather than write over what is no conversation, and as ``append`` does.
+        """
+        self.read()
+        import tempfile  # noqa: PLC0415 - takes long to load, and serves beginnings only
+
+        data = b"".join(entry.encode() for entry in entries)
+        self._make_folder()
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".")
+            with contextlib.closing(os.fdopen(descriptor, "wb")) as file:
+                try:
+                    os.fchmod(descriptor, 0o600)
+                    file.write(data)
+                    file.flush()
+                    os.replace(temporary, self.path)
+                except BaseException:
+                    os.unlink(temporary)
+                    raise
+                self._note(descriptor)
+        except OSError as error:
+            raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
+
+    def remove(self, numbers: Collection[int]) -> None:
+        """Take the messages of these numbers (from 0) out again.
+
+        Raises TemporaryFailure when the conversation has gone on elsewhere.
+        """
+        with self._open() as descriptor:
+            stat = os.fstat(descriptor)
+            if self._seen != (stat.st_ino, stat.st_size):
+                raise TemporaryFailure(f"conversation {self.name} went on in another process")
+            lines = io.BytesIO(os.pread(descriptor, stat.st_size, 0)).readlines()
+            places = [place for place, line in enumerate(lines) if line.strip()]
+            gone = {places[number] for number in numbers}
+            first = min(gone)
+            size = sum(map(len, lines[:first]))
+            left = [line for place, line in enumerate(lines) if place > first and place not in gone]
+            os.ftruncate(descriptor, size)
+            self._write(descriptor, b"".join(left), size)
+            self._note(descriptor)
+
+    def _note(self, descriptor: int) -> None:
+        stat = os.fstat(descriptor)
+        self._seen = (stat.st_ino, stat.st_size)
+
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        """Yield a locked descriptor of the file that has the name now; a new one is made."""
+        flags = os.O_RDWR | os.O_APPEND
+        if self._seen is None:
+            self._make_folder()
+            flags |= os.O_CREAT
+        while True:
+            try:
+                descriptor = os.open(self.path, flags, 0o600)
+            except FileNotFoundError:
+                raise self._tell_gone() from None
+            except OSError as error:
+                raise CannotCreate(f"cannot write {self.path}: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                stat = os.fstat(descriptor)
+                if self._is_current(stat):
+                    if stat.st_size == 0:
+                        os.fchmod(descriptor, 0o600)  # whatever the umask took away
+                    yield descriptor
+                    return
+            except OSError as error:
+                raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
+            finally:
+                os.close(descriptor)
+
+    def _tell_gone(self) -> TemporaryFailure:
+        return TemporaryFailure(
+            f"conversation {self.name} was replaced or removed meanwhile; what was said since is "
+            "not kept"
+        )
+
+    def _is_current(self, stat: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(stat, os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _make_folder(self) -> None:
+        folder = self.path.parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_mode & 0o777 != 0o700:
+                folder.chmod(0o700)
+        except OSError as error:
+            raise CannotCreate(f"cannot use {folder}: {error.strerror}") from error
+
+    def _write(self, descriptor: int, data: bytes, size: int) -> None:
+        """Write all of *data* or none of it."""
+        try:
+            written = os.write(descriptor, data)
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+
+
+def _mend_tail(descriptor: int, size: int) -> int:
+    """Complete a last line that only lacks its end, cut back one that was torn; return the size."""
+    start, tail = size, b""
+    while start and b"\n" not in tail:
+        step = min(65536, start)
+        start -= step
+        tail = os.pread(descriptor, step, start) + tail
+    end = tail.rfind(b"\n") + 1
+    if not (rest := tail[end:]):
+        return size
+    try:
+        read_entry(rest)
+    except ValueError:
+        os.ftruncate(descriptor, start + end)
+        return start + end
+    return size + os.write(descriptor, b"\n")
+
+
+class Archive:
+    """All conversations of one user."""
+
+    def __init__(self, folder: Path, notify: Callable[[str], None] = lambda message: None) -> None:
+        """Look in *folder*, which need not exist."""
+        self.folder = folder
+        self._notify = notify
+
+    def find(self, name: str) -> ConversationFile:
+        """Return the file of that conversation, which need not exist; raises BadInput."""
+        if not _NAME.fullmatch(name) or len(os.fsencode(name)) > _LONGEST_NAME:
+            raise BadInput(
+                f"'{name}' cannot name a conversation: use letters, digits and . _ - @ + , ="
+            )
+        return ConversationFile(self.folder / f"{name}{_SUFFIX}", self._notify)
+
+    def list_names(self) -> list[str]:
+        """Return the names of all conversations, the latest changed first."""
+        try:
+            with os.scandir(self.folder) as found:
+                files = [
+                    (entry.stat().st_mtime, entry.name.removesuffix(_SUFFIX))
+                    for entry in found
+                    if entry.name.endswith(_SUFFIX) and not entry.name.startswith(".")
+                ]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise MissingInput(f"cannot read {self.folder}: {error.strerror}") from error
+        return [name for _, name in sorted(files, reverse=True)]
+
+    def summarise(self, name: str) -> Summary:
+        """Return what a list shows; a conversation that cannot be read is shown as such."""
+        file = self._locate(name)
+        changed = file.path.stat().st_mtime
+        try:
+            conversation = file.read() or Conversation()
+        except (BadInput, MissingInput) as error:
+            return Summary(name, changed, problem=str(error))
+        turns = conversation.list_turns()
+        title = next((text for turn in turns if (text := turn.title)), "")
+        return Summary(name, changed, len(turns), title)
+
+    def load(self, name: str) -> Conversation:
+        """Return a conversation that must exist; raises MissingInput or BadInput."""
+        conversation = self._locate(name).read()
+        if conversation is None:
+            raise MissingInput(f"there is no conversation '{name}'; see 'kimi log'")
+        return conversation
+
+    def remove(self, name: str) -> None:
+        """Forget a conversation; raises MissingInput when there is none."""
+        try:
+            self._locate(name).path.unlink()
+        except FileNotFoundError:
+            raise MissingInput(f"there is no conversation '{name}'; see 'kimi log'") from None
+        except OSError as error:
+            raise CannotCreate(f"cannot remove conversation '{name}': {error.strerror}") from error
+
+    def find_older(self, seconds: float) -> list[str]:
+        """Return the names of conversations that were not changed for so long."""
+        before = time.time() - seconds
+        return [
+            name for name in self.list_names() if self._locate(name).path.stat().st_mtime < before
+        ]
+
+    def _locate(self, name: str) -> ConversationFile:
+        """Return the file of a name that need not be one of ours: it may be there all the same."""
+        if "/" in name or name.startswith("."):
+            return self.find(name)
+        return ConversationFile(self.folder / f"{name}{_SUFFIX}", self._notify)

@@ -1,0 +1,1 @@
+"""A chat at a terminal: its editor, its commands, its turns."""

@@ -1,0 +1,204 @@
+"""The commands of a chat: lines that begin with a slash."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kimi_cli.chat.talk import Talk
+from kimi_cli.credentials import remove_secrets
+from kimi_cli.errors import BadInput, CannotCreate
+from kimi_cli.options import BodyField
+from kimi_cli.prompt import Reading, read_attachment
+
+_EDITORS = ("VISUAL", "EDITOR")
+_USUAL_EDITOR = "vi"
+
+
+@dataclass(frozen=True)
+class Slash:
+    """One command: what it takes, what it does, and how."""
+
+    argument: str
+    help: str
+    run: Callable[[Talk, str], str | None]
+    """Returns a question to be asked at once, or None."""
+
+
+def run(talk: Talk, line: str) -> str | None:
+    """Carry out *line*; return a question that it wants asked. Raises KimiError."""
+    name, _, argument = line.partition(" ")
+    name, argument = name[1:], argument.strip()
+    command = COMMANDS.get(name)
+    if command is None:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        advice = f"did you mean /{near[0]}?" if near else "/help lists what there is"
+        raise BadInput(
+            f"there is no command /{name}; {advice} (a line that must begin with '/' is "
+            "written with '//')"
+        )
+    if argument and not command.argument:
+        raise BadInput(f"/{name} takes nothing after it")
+    if not argument and command.argument and not command.argument.startswith("["):
+        raise BadInput(f"/{name} needs {command.argument}")
+    return command.run(talk, argument)
+
+
+def _tell(talk: Talk, text: str) -> None:
+    talk.terminal.note(text)
+
+
+def _help(talk: Talk, argument: str) -> None:
+    rows = [(f"/{name} {command.argument}".rstrip(), command) for name, command in COMMANDS.items()]
+    width = max(len(call) for call, _ in rows)
+    _tell(talk, "\n".join(f"{call.ljust(width)}  {command.help}" for call, command in rows))
+
+
+def _model(talk: Talk, argument: str) -> None:
+    if argument:
+        talk.settings = replace(talk.settings, model=argument)
+    _tell(talk, f"model {talk.settings.model}")
+
+
+def _system(talk: Talk, argument: str) -> None:
+    if argument:
+        talk.system = argument
+    in_force = talk.system if talk.system is not None else talk.conversation.system
+    _tell(talk, f"system prompt: {in_force}" if in_force else "there is no system prompt")
+
+
+def _option(talk: Talk, argument: str) -> None:
+    key = argument.removesuffix("=")
+    if argument.endswith("=") and "=" not in key:
+        talk.parameters.pop(key, None)
+    elif argument:
+        name, value = BodyField().convert(argument, None, None)
+        talk.parameters[name] = value
+    shown = [f"{key}={json.dumps(value)}" for key, value in talk.parameters.items()]
+    _tell(talk, "\n".join(shown) or "no options are set")
+
+
+def _file(talk: Talk, argument: str) -> None:
+    path = os.path.expanduser(argument)
+    talk.attachments.append(read_attachment(path, Reading()))
+    _tell(talk, f"{argument} goes with the next question")
+
+
+def _retry(talk: Talk, argument: str) -> str | None:
+    question = talk.unasked or talk.dialogue.take_back()
+    if question is None:
+        raise BadInput("there is nothing to ask again")
+    return question
+
+
+def _undo(talk: Talk, argument: str) -> None:
+    question = talk.dialogue.take_back()
+    if question is None:
+        raise BadInput("there is nothing to take back")
+    _tell(talk, f"taken back: {' '.join(question.split())[:60]}")
+
+
+def _edit(talk: Talk, argument: str) -> None:
+    """Open the user's editor on the next question."""
+    found = (talk.environment.get(name) for name in _EDITORS)
+    editor = next(filter(None, found), _USUAL_EDITOR)
+    with tempfile.NamedTemporaryFile("w+", prefix="kimi-", suffix=".md", encoding="utf-8") as file:
+        file.write(argument)
+        file.flush()
+        try:
+            done = subprocess.run(  # noqa: S603 - the user's own editor
+                [*shlex.split(editor), file.name],
+                env=remove_secrets(talk.environment, talk.settings),
+                check=False,
+            )
+        except (OSError, ValueError) as error:
+            raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
+        if done.returncode != 0:
+            raise CannotCreate(f"the editor '{editor}' ended with status {done.returncode}")
+        with open(file.name, encoding="utf-8") as edited:  # an editor may have replaced the file
+            try:
+                talk.draft = edited.read().removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise BadInput(f"what was edited is not UTF-8: {error}") from error
+
+
+def _reasoning(talk: Talk, argument: str) -> None:
+    if argument not in ("show", "hide"):
+        raise BadInput("/reasoning takes show or hide")
+    talk.style = replace(talk.style, reasoning=argument == "show")
+
+
+def _save(talk: Talk, argument: str) -> None:
+    talk.save(argument)
+    _tell(talk, f"saved; 'kimi chat -S {argument}' goes on with it")
+
+
+def _load(talk: Talk, argument: str) -> None:
+    talk.load(argument)
+    turns = talk.conversation.list_turns()
+    _tell(
+        talk, f"{len(turns)} turns; the last question was: {turns[-1].title[:60] if turns else '-'}"
+    )
+
+
+def _new(talk: Talk, argument: str) -> None:
+    talk.begin_anew()
+    _tell(talk, "a new conversation")
+
+
+def _usage(talk: Talk, argument: str) -> None:
+    usages = [entry.usage for entry in talk.conversation.entries if entry.usage is not None]
+    if not usages:
+        _tell(talk, "no tokens were counted yet")
+        return
+    last, window = usages[-1], talk.find_window()
+    spent = [sum(u.get(key) or 0 for u in usages) for key in ("prompt_tokens", "completion_tokens")]
+    share = ""
+    if window is not None and isinstance(total := last.get("total_tokens"), int):
+        share = f"; {total / window:.1%} of the {window:,} that {talk.settings.model} reads"
+    _tell(
+        talk,
+        f"last turn {last.get('prompt_tokens', '?')} + {last.get('completion_tokens', '?')} "
+        f"tokens{share}\nall turns {spent[0]} + {spent[1]} tokens",
+    )
+
+
+def _copy(talk: Talk, argument: str) -> None:
+    """Hand the last answer to the terminal's clipboard (OSC 52, xterm's control sequences)."""
+    answers = [turn.answer for turn in talk.conversation.list_turns() if turn.answer is not None]
+    if not answers:
+        raise BadInput("there is no answer to copy")
+    data = base64.b64encode(answers[-1].message.text.encode()).decode()
+    talk.terminal.write_err(f"\x1b]52;c;{data}\x07")
+    _tell(talk, "handed to the terminal's clipboard")
+
+
+def _exit(talk: Talk, argument: str) -> None:
+    talk.is_over = True
+
+
+COMMANDS = {
+    "help": Slash("", "list these commands", _help),
+    "model": Slash("[NAME]", "show the model, or ask another from now on", _model),
+    "system": Slash("[TEXT]", "show the system prompt, or set it from now on", _system),
+    "option": Slash("[KEY=JSON]", "show options, set one, or with KEY= drop it", _option),
+    "file": Slash("PATH", "attach a text file to the next question", _file),
+    "retry": Slash("", "ask the last question again, in place of its answer", _retry),
+    "undo": Slash("", "take the last question and its answer back", _undo),
+    "edit": Slash("[TEXT]", "write the next question in $VISUAL or $EDITOR", _edit),
+    "reasoning": Slash("show|hide", "show the model's reasoning, or hide it", _reasoning),
+    "save": Slash("NAME", "keep this conversation under a name", _save),
+    "load": Slash("NAME", "go on with another conversation", _load),
+    "new": Slash("", "begin a new conversation", _new),
+    "usage": Slash("", "show how many tokens were used", _usage),
+    "copy": Slash("", "copy the last answer to the clipboard", _copy),
+    "exit": Slash("", "leave; so does Ctrl-D", _exit),
+}
+"""Every command by its name, in the order of ``/help``."""

@@ -1,0 +1,84 @@
+"""What a person sees while nothing has come yet, and a keyboard that does not get in the way."""
+
+from __future__ import annotations
+
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kimi_cli.api.messages import Delta
+from kimi_cli.terminal import Terminal
+
+_EVERY = 1.0
+_ERASE = "\r\x1b[K"
+_CHARACTERS_PER_TOKEN = 4
+
+
+class StatusLine:
+    """One line on stderr that goes as soon as there is anything to read; ``with`` it."""
+
+    def __init__(self, terminal: Terminal, *, reasoning_is_shown: bool) -> None:
+        """Write to *terminal*, where stderr is one; otherwise stay silent."""
+        self._terminal = terminal
+        self._reasoning_is_shown = reasoning_is_shown
+        self._began = time.monotonic()
+        self._reasoned = 0
+        self._is_drawn = False
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> StatusLine:
+        """Begin to wait."""
+        if self._terminal.err_is_terminal and not self._terminal.quiet:
+            self._terminal.on_write = self._erase
+            threading.Thread(target=self._redraw, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Take the line away, whatever ended the wait."""
+        self._stop()
+        self._terminal.on_write = None
+
+    def note(self, delta: Delta) -> None:
+        """Take what has come: text that is shown ends the wait."""
+        self._reasoned += len(delta.reasoning)
+        if delta.content or (delta.reasoning and self._reasoning_is_shown):
+            self._stop()
+
+    def _stop(self) -> None:
+        self._over.set()
+        self._erase()
+
+    def _redraw(self) -> None:
+        while not self._over.wait(_EVERY):
+            text = f"{time.monotonic() - self._began:.0f} s"
+            if self._reasoned:
+                text += f", about {self._reasoned // _CHARACTERS_PER_TOKEN} tokens of reasoning"
+            with self._lock:
+                if self._over.is_set():
+                    return
+                self._is_drawn = True
+                self._terminal.draw(f"{_ERASE}{text}")
+
+    def _erase(self) -> None:
+        with self._lock:
+            if self._is_drawn:
+                self._is_drawn = False
+                self._terminal.draw(_ERASE)
+
+
+@contextmanager
+def hush_keyboard() -> Iterator[None]:
+    """Keep what is typed during an answer off the screen; the next prompt takes it."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    silent = termios.tcgetattr(descriptor)
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)

@@ -1,0 +1,177 @@
+"""A chat in progress: its conversation, what the next question carries, and how it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kimi_cli.answer import Answer, Style, print_answer
+from kimi_cli.api.catalogue import find_model
+from kimi_cli.api.client import Client
+from kimi_cli.api.messages import Delta
+from kimi_cli.archive import LATEST, Archive
+from kimi_cli.chat.status import StatusLine, hush_keyboard
+from kimi_cli.conversation import Conversation
+from kimi_cli.dialogue import Dialogue
+from kimi_cli.errors import BadInput, MissingInput, Terminated
+from kimi_cli.options import build_request, make_manner
+from kimi_cli.settings import Settings
+from kimi_cli.terminal import Terminal
+
+_NEARLY_FULL = 0.9
+_CHARACTERS_PER_TOKEN = 3
+
+
+class Gap:
+    """A blank line before an answer, written when its text comes."""
+
+    def __init__(self, terminal: Terminal, *, is_wanted: bool) -> None:
+        """Write to *terminal* if it *is_wanted*."""
+        self._terminal = terminal
+        self._is_wanted = is_wanted
+
+    def note(self, delta: Delta) -> None:
+        """Take what has come."""
+        if delta.content and self._is_wanted:
+            self._is_wanted = False
+            self._terminal.write("\n")
+
+
+@dataclass(kw_only=True)
+class Talk:
+    """The state that a chat's commands change. Between two questions nothing is unsaved."""
+
+    terminal: Terminal
+    client: Client
+    settings: Settings
+    archive: Archive
+    dialogue: Dialogue
+    style: Style
+    environment: Mapping[str, str]
+    parameters: dict[str, Any]
+    system: str | None = None
+    """A system prompt that is in force from the next question on."""
+    stream: bool = True
+    saves: bool = True
+    window: int | None = None
+    """Tokens that the model reads, where the catalogue does not know."""
+    attachments: list[str] = field(default_factory=list)
+    draft: str = ""
+    """What the editor begins with."""
+    unasked: str | None = None
+    """A question that did not even get on record."""
+    is_over: bool = False
+    _answers: int = 0
+    _may_stop: bool = False
+
+    @property
+    def conversation(self) -> Conversation:
+        """What was said so far."""
+        return self.dialogue.conversation
+
+    def ask(self, text: str, *, attended: bool = True) -> Answer:
+        """Take one turn: *text*, with what was attached, and its answer.
+
+        *attended* is for a person at a terminal. Raises what the client raises, Terminated when
+        the answer was stopped, and what ``Dialogue.record`` raises.
+        """
+        question = "\n\n".join([*([text] if text.strip() else []), *self.attachments])
+        self.unasked, self.attachments = question, []
+        messages = self.dialogue.compose(question, self.settings.model, system=self.system)
+        request = build_request(self.settings, messages, self.parameters, stream=self.stream)
+        self._warn_when_full(question)
+        manner = make_manner(self.settings, self.parameters)
+        with ExitStack() as stack:
+            exchange = stack.enter_context(
+                self.dialogue.record(question, manner, system=self.system)
+            )
+            self.unasked, self.system = None, None
+            watch: StatusLine | Gap
+            if attended:
+                watch = StatusLine(self.terminal, reasoning_is_shown=self.style.reasoning)
+                stack.enter_context(hush_keyboard())
+                stack.enter_context(watch)
+            else:
+                watch = Gap(self.terminal, is_wanted=self._answers > 0 and not self.style.as_json)
+
+            def note(delta: Delta) -> None:
+                exchange.note(delta)
+                watch.note(delta)
+
+            with self._stoppable():
+                answer = print_answer(self.client, request, self.terminal, self.style, note)
+            self._answers += 1
+            exchange.end(answer.ending)
+        self._warn_when_full("")
+        return answer
+
+    def stop(self, signum: int) -> None:
+        """Stop the answer that is coming; between two answers there is nothing to stop."""
+        if self._may_stop:
+            self._may_stop = False
+            raise Terminated(signum)
+
+    def begin_anew(self) -> None:
+        """Begin another conversation; the model, its options and the system prompt stay."""
+        if self.system is None:
+            self.system = self.conversation.system
+        file = self.archive.find(LATEST) if self.saves else None
+        self.dialogue = Dialogue(None, file, warn=self.terminal.warn, is_new=True, must_save=False)
+
+    def load(self, name: str) -> None:
+        """Go on with another conversation; raises BadInput when it belongs to another host."""
+        file = self.archive.find(name)
+        conversation = file.read()
+        if conversation is None:
+            raise MissingInput(f"there is no conversation '{name}'; see 'kimi log'")
+        manner = conversation.manner
+        if manner is not None:
+            here = make_manner(self.settings, {})
+            if (manner.profile, manner.base_url) != (here.profile, here.base_url):
+                raise BadInput(
+                    f"conversation {name} was held with {manner.base_url or manner.profile}; "
+                    f"leave, and run: kimi chat -S {name}"
+                )
+            self.settings = replace(self.settings, model=manner.model)
+            self.parameters = dict(manner.options)
+        self.system = None
+        self.dialogue = Dialogue(
+            conversation, file if self.saves else None, warn=self.terminal.warn
+        )
+
+    def save(self, name: str) -> None:
+        """Keep the conversation under a name of its own; raises BadInput when that is taken."""
+        file = self.archive.find(name)
+        if file.read() is not None:
+            raise BadInput(f"there is a conversation '{name}' already; choose another name")
+        if not self.conversation.entries:
+            raise BadInput("nothing has been said yet")
+        self.dialogue.move(file)
+
+    def find_window(self) -> int | None:
+        """Return how many tokens the model reads, where that is known."""
+        known = find_model(self.settings.model)
+        return known.context if known is not None else self.window
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        self._may_stop = True
+        try:
+            yield
+        finally:
+            self._may_stop = False
+
+    def _warn_when_full(self, question: str) -> None:
+        """Say that the model's window is nearly full, before the host refuses."""
+        window = self.find_window()
+        used = (self.conversation.usage or {}).get("total_tokens")
+        if window is None or not isinstance(used, int):
+            return
+        share = (used + len(question) / _CHARACTERS_PER_TOKEN) / window
+        if share >= _NEARLY_FULL:
+            self.terminal.warn(
+                f"this conversation fills {share:.0%} of the {window:,} tokens that "
+                f"{self.settings.model} reads; /new begins another"
+            )

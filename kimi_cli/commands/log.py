@@ -1,0 +1,199 @@
+"""``kimi log``: the conversations that were kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+import click
+
+from kimi_cli.errors import KimiError
+from kimi_cli.listing import format_table
+from kimi_cli.options import Duration, Text, complete_sessions, open_archive, verbosity_options
+from kimi_cli.terminal import Terminal
+
+EPILOG = """\b
+Examples:
+  kimi log
+  kimi log show planning
+  kimi log search pipe
+"""
+
+LIST_EPILOG = """\b
+Examples:
+  kimi log list --json | jq -r .name
+"""
+
+SHOW_EPILOG = """\b
+Examples:
+  kimi log show
+  kimi log show planning > planning.md
+  kimi log show planning --json | jq 'select(.usage)'
+"""
+
+SEARCH_EPILOG = """\b
+Examples:
+  kimi log search named pipe
+"""
+
+RM_EPILOG = """\b
+Examples:
+  kimi log rm planning
+  kimi log rm --older-than 30d
+"""
+
+PATH_EPILOG = """\b
+Examples:
+  tail -f "$(kimi log path planning)"
+"""
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_AROUND = 40
+
+
+@click.group(epilog=EPILOG, invoke_without_command=True)
+@click.pass_context
+def log(context: click.Context) -> None:
+    """List, show, search and remove conversations.
+
+    Without a command it lists them, the latest first. The one that was not given a name is called
+    latest.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_)
+
+
+name_argument = click.argument(
+    "name", required=False, type=Text(), metavar="[NAME]", shell_complete=complete_sessions
+)
+
+
+@log.command("list", epilog=LIST_EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@verbosity_options
+def list_(terminal: Terminal, *, as_json: bool = False) -> None:
+    """List conversations: name, turns, age, and how each begins."""
+    archive = open_archive(terminal)
+    found = [archive.summarise(name) for name in archive.list_names()]
+    if as_json:
+        for summary in found:
+            changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(summary.changed))
+            shown = {
+                "name": summary.name,
+                "turns": summary.turns,
+                "changed": changed,
+                "title": summary.title,
+                "problem": summary.problem,
+            }
+            terminal.show(json.dumps(shown, ensure_ascii=False) + "\n")
+        return
+    if not found:
+        terminal.warn(f"no conversation is kept in {archive.folder}")
+        return
+    rows = [("NAME", "TURNS", "AGE", "BEGINS")]
+    now = time.time()
+    for summary in found:
+        title = "(cannot be read)" if summary.problem else summary.title
+        rows.append((summary.name, str(summary.turns), _tell_age(now - summary.changed), title))
+    width = terminal.find_columns() if terminal.out_is_terminal else None
+    terminal.show(format_table(rows, width=width))
+    for summary in found:
+        if summary.problem:
+            terminal.warn(summary.problem)
+
+
+@log.command(epilog=SHOW_EPILOG)
+@name_argument
+@click.option("--json", "as_json", is_flag=True, help="Print the messages as they are kept.")
+@verbosity_options
+def show(terminal: Terminal, *, name: str | None, as_json: bool) -> None:
+    """Print a conversation (the latest) as Markdown."""
+    from kimi_cli.archive import LATEST  # noqa: PLC0415
+
+    name = name or LATEST
+    conversation = open_archive(terminal).load(name)
+    if as_json:
+        terminal.show("".join(entry.encode().decode() for entry in conversation.entries))
+        return
+    parts = [f"# {name}"]
+    for entry in conversation.entries:
+        parts += [f"## {entry.headline}", entry.show()]
+    terminal.show("\n\n".join(parts) + "\n")
+
+
+@log.command(epilog=SEARCH_EPILOG)
+@click.argument("words", nargs=-1, required=True, type=Text())
+@verbosity_options
+def search(terminal: Terminal, *, words: Sequence[str]) -> None:
+    """Print the places where all WORDS are in one message.
+
+    Upper and lower case are the same. Each line is a name, the turn's number, who speaks, and the
+    words around the first place.
+    """
+    archive = open_archive(terminal)
+    wanted = [word.casefold() for word in words]
+    found = 0
+    for name in archive.list_names():
+        try:
+            conversation = archive.load(name)
+        except KimiError as error:
+            terminal.warn(str(error))
+            continue
+        for number, turn in enumerate(conversation.list_turns(), 1):
+            for entry in turn.entries:
+                text = " ".join(entry.message.text.split())
+                if all(word in text.casefold() for word in wanted):
+                    found += 1
+                    excerpt = _cut_out(text, wanted[0])
+                    terminal.show(f"{name}\t{number}\t{entry.message.role}\t{excerpt}\n")
+    if not found:
+        terminal.warn("no message holds all of these words")
+
+
+@log.command(epilog=RM_EPILOG)
+@click.argument(
+    "names", nargs=-1, type=Text(), metavar="[NAME]...", shell_complete=complete_sessions
+)
+@click.option(
+    "--older-than",
+    type=Duration(),
+    metavar="TIME",
+    help="Remove all that were not changed for so long, such as 30d.",
+)
+@verbosity_options
+def rm(terminal: Terminal, *, names: tuple[str, ...], older_than: float | None) -> None:
+    """Remove conversations."""
+    if bool(names) == (older_than is not None):
+        raise click.UsageError("name the conversations to remove, or give --older-than")
+    archive = open_archive(terminal)
+    chosen = names if older_than is None else archive.find_older(older_than)
+    for name in chosen:
+        archive.remove(name)
+    if older_than is not None:
+        terminal.warn(f"{len(chosen)} removed")
+
+
+@log.command(epilog=PATH_EPILOG)
+@name_argument
+@verbosity_options
+def path(terminal: Terminal, *, name: str | None) -> None:
+    """Print the file of a conversation, or the folder of all."""
+    archive = open_archive(terminal)
+    found = archive.folder if name is None else archive.find(name).path
+    terminal.show(f"{found}\n")
+
+
+def _tell_age(seconds: float) -> str:
+    for size, unit in _UNITS:
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return "now"
+
+
+def _cut_out(text: str, word: str) -> str:
+    """Return the words around the first place of *word*."""
+    place = max(0, text.casefold().find(word))
+    start, end = max(0, place - _AROUND), place + len(word) + _AROUND
+    before, after = "…" if start else "", "…" if end < len(text) else ""
+    return f"{before}{text[start:end]}{after}"

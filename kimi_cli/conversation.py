@@ -1,0 +1,268 @@
+"""A conversation: what was said in it, and what of that is sent back to the model.
+
+Its record is one message a line (see kimi-log(1)); a question and its answer share a turn, since
+two processes may talk in one conversation at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from kimi_cli.api import codec
+from kimi_cli.api.catalogue import wants_reasoning
+from kimi_cli.api.messages import JSON, Completion, Message, read_message
+from kimi_cli.api.text import mend_surrogates
+
+_CUT = "\n\n[The answer was cut off here.]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a turn was asked: where, which model, with which other fields of the request body."""
+
+    model: str
+    profile: str
+    base_url: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_of(self, name: str) -> bool:
+        """Tell whether the question went to the profile of that name."""
+        return name == self.profile
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message on record, and what is known of it by the keys of kimi-log(1)."""
+
+    message: Message
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def turn(self) -> str:
+        """The id that a question and its answer share; empty in other programs' records."""
+        return self.facts.get("turn") or ""
+
+    @property
+    def incomplete(self) -> str | None:
+        """Why an answer is not whole; None when it is."""
+        return self.facts.get("incomplete")
+
+    @property
+    def usage(self) -> JSON | None:
+        """The tokens that an answer took, as far as the host told."""
+        return self.facts.get("usage")
+
+    @property
+    def manner(self) -> Manner | None:
+        """How a question was asked; None where that is not known."""
+        model, profile = self.facts.get("model"), self.facts.get("profile")
+        if self.message.role != "user" or model is None or profile is None:
+            return None
+        return Manner(
+            model=model,
+            profile=profile,
+            base_url=self.facts.get("base_url"),
+            options=self.facts.get("options") or {},
+        )
+
+    @property
+    def headline(self) -> str:
+        """Who speaks, and when."""
+        role, when = self.message.role, self.facts.get("time")
+        answerer = self.facts.get("model") or "the model"
+        who = {"user": "Question", "assistant": f"Answer of {answerer}"}.get(role)
+        flaw = self.incomplete and f"incomplete: {self.incomplete}"
+        return ", ".join(filter(None, (who or role.capitalize(), when, flaw)))
+
+    def show(self) -> str:
+        """Return what was said, as Markdown."""
+        calls = [f"```json\n{codec.dumps(call)}\n```" for call in self.message.tool_calls]
+        return "\n\n".join([*([self.message.text] if self.message.text else []), *calls])
+
+    def encode(self) -> bytes:
+        """Return the line of the record."""
+        shown = {**self.message.to_json(), **self.facts}
+        return mend_surrogates(codec.dumps(shown)).encode() + b"\n"
+
+
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("turn", "time", "model", "profile", "base_url"), str),
+    **dict.fromkeys(("id", "finish_reason", "incomplete"), str),
+    **dict.fromkeys(("options", "usage"), dict),
+}
+_OF_MESSAGE = {item.name for item in fields(Message)} - {"reasoning"} | {"reasoning_content"}
+
+
+def read_entry(line: bytes) -> Entry:
+    """Read one line of a record; unknown keys are tolerated, and kept. Raises ValueError."""
+    document = codec.loads(line)
+    if not isinstance(document, dict):
+        raise ValueError("not a message")
+    message = read_message(document)
+    facts = {}
+    for key, value in document.items():
+        if key in _OF_MESSAGE or value is None:
+            continue
+        if not isinstance(value, _KINDS.get(key, object)):
+            raise ValueError(f"'{key}' has a wrong type")
+        facts[key] = value
+    return Entry(message, facts)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and what came of it, tools and all; *entries* are in the order of the record."""
+
+    id: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def question(self) -> str:
+        """The text that was asked; empty where the record begins with an answer."""
+        return next((e.message.text for e in self.entries if e.message.role == "user"), "")
+
+    @property
+    def title(self) -> str:
+        """The question in one line, or what there is instead."""
+        text = self.question or self.entries[0].message.text
+        return " ".join(text.split())
+
+    @property
+    def answer(self) -> Entry | None:
+        """The last message of the assistant."""
+        return next((e for e in reversed(self.entries) if e.message.role == "assistant"), None)
+
+    def make_messages(self, *, with_reasoning: bool) -> list[Message]:
+        """Return what is sent back of this turn: nothing, unless it was answered.
+
+        A cut answer says so in its text. A call of a tool without the tool's result would be
+        refused by the host, and so would an empty message of the assistant.
+        """
+        sent: list[Message] = []
+        results = {e.message.tool_call_id for e in self.entries if e.message.role == "tool"}
+        calls: set[Any] = set()
+        answered = False
+        for entry in self.entries:
+            message = entry.message
+            if message.role == "user":
+                sent.append(message)
+                answered = False
+            elif message.role == "tool":
+                sent += [message] if message.tool_call_id in calls else []
+            elif message.role == "assistant":
+                kept = _trim(entry, results, with_reasoning=with_reasoning)
+                sent += [] if kept is None else [kept]
+                calls |= {call.get("id") for call in kept.tool_calls} if kept else set()
+                answered = kept is not None and not kept.tool_calls
+        return sent if answered else []
+
+
+def _trim(entry: Entry, results: set[str | None], *, with_reasoning: bool) -> Message | None:
+    """Return what is sent back of an assistant's message; None for what must not be."""
+    message = entry.message
+    if message.tool_calls and all(call.get("id") in results for call in message.tool_calls):
+        # Inside a loop of tools every thinking model wants the field, be it empty.
+        return replace(message, reasoning=message.reasoning or "")
+    text = message.text
+    if not text.strip():
+        return None
+    reasoning = message.reasoning if with_reasoning else None
+    content = message.content if entry.incomplete is None else text.rstrip() + _CUT
+    return Message("assistant", content, reasoning)
+
+
+class Conversation:
+    """What was said so far."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        """Begin with *entries*, in the order of their record."""
+        self.entries = list(entries)
+
+    @property
+    def manner(self) -> Manner | None:
+        """How the last question was asked."""
+        return next((e.manner for e in reversed(self.entries) if e.manner is not None), None)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt in force: the last one that was set."""
+        found = (e.message for e in reversed(self.entries) if e.message.role == "system")
+        message = next(found, None)
+        return None if message is None else message.text
+
+    @property
+    def usage(self) -> JSON | None:
+        """The tokens of the last answer that told them."""
+        return next((e.usage for e in reversed(self.entries) if e.usage is not None), None)
+
+    def list_turns(self) -> list[Turn]:
+        """Return the turns in the order of their questions; system prompts belong to none."""
+        turns: dict[str, list[Entry]] = {}
+        current = ""
+        for number, entry in enumerate(self.entries):
+            role = entry.message.role
+            if role == "system":
+                continue
+            if entry.turn:
+                current = entry.turn
+            elif role == "user":
+                current = f"line {number}"  # a record that another program wrote
+            turns.setdefault(current, []).append(entry)
+        return [Turn(name, tuple(entries)) for name, entries in turns.items()]
+
+    def make_messages(self, model: str) -> list[Message]:
+        """Return what *model* is sent before the next question."""
+        with_reasoning = wants_reasoning(model)
+        messages = [] if not self.system else [Message("system", self.system)]
+        for turn in self.list_turns():
+            messages += turn.make_messages(with_reasoning=with_reasoning)
+        return messages
+
+
+def make_turn_id() -> str:
+    """Return a name for a turn that no other process has chosen."""
+    return os.urandom(6).hex()
+
+
+def make_question(
+    turn: str, prompt: str, manner: Manner, *, system: str | None = None
+) -> list[Entry]:
+    """Return the entries of a question; *system* is a prompt that is in force from here on."""
+    stamp = {"turn": turn, "time": _tell_time()}
+    facts = {item.name: getattr(manner, item.name) for item in fields(Manner)}
+    known = {key: value for key, value in facts.items() if value}
+    entries = [Entry(Message("user", prompt), known | stamp)]
+    if system is not None:
+        entries.insert(0, Entry(Message("system", system), stamp))
+    return entries
+
+
+def make_answer(turn: str, completion: Completion, *, incomplete: str | None) -> Entry | None:
+    """Return the entry of an answer; None for an empty one, which would poison later turns."""
+    ending = completion.ending
+    if not completion.content.strip() and not ending.tool_calls:
+        return None
+    message = Message(
+        "assistant",
+        mend_surrogates(completion.content),
+        mend_surrogates(completion.reasoning) or None,
+        ending.tool_calls,
+    )
+    facts = {
+        "turn": turn,
+        "time": _tell_time(),
+        "model": ending.model,
+        "id": ending.id,
+        "finish_reason": ending.finish_reason,
+        "usage": ending.usage,
+        "incomplete": incomplete,
+    }
+    return Entry(message, {key: value for key, value in facts.items() if value is not None})
+
+
+def _tell_time() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

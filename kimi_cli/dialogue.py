@@ -1,0 +1,154 @@
+"""Turns of a conversation, each put on record as it happens, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from kimi_cli.api.messages import Completion, Delta, Ending, Message
+from kimi_cli.archive import ConversationFile
+from kimi_cli.conversation import (
+    Conversation,
+    Entry,
+    Manner,
+    make_answer,
+    make_question,
+    make_turn_id,
+)
+from kimi_cli.errors import KimiError, Terminated
+
+
+class Exchange:
+    """One turn while it lasts: ``with`` it, and what came of the answer is kept."""
+
+    def __init__(self, keep: Callable[[Completion, str | None], None]) -> None:
+        """Hand the answer, and what it lacks, to *keep* in the end."""
+        self._keep = keep
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._ending: Ending | None = None
+
+    def __enter__(self) -> Exchange:
+        """Begin; the question is on record already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Keep what came, however it ended."""
+        content, reasoning = "".join(self._content), "".join(self._reasoning)
+        flaw = None
+        if self._ending is None:
+            flaw = "interrupted" if isinstance(error, Terminated) else "failed"
+        elif self._ending.find_flaw(has_text=bool(content.strip())) is not None:
+            flaw = self._ending.finish_reason or "empty"
+        self._keep(Completion(content, reasoning, self._ending or Ending()), flaw)
+
+    def note(self, delta: Delta) -> None:
+        """Take what came of the answer."""
+        self._content.append(delta.content)
+        self._reasoning.append(delta.reasoning)
+
+    def end(self, ending: Ending) -> None:
+        """Take what is known of the answer once it is over."""
+        self._ending = ending
+
+
+class Dialogue:
+    """A conversation that goes on, and its file where it has one."""
+
+    def __init__(
+        self,
+        conversation: Conversation | None = None,
+        file: ConversationFile | None = None,
+        *,
+        warn: Callable[[str], None],
+        is_new: bool = False,
+        must_save: bool = True,
+    ) -> None:
+        """Go on with *conversation*.
+
+        A file that *is_new* is begun with the first question, over what has its name. Unless the
+        user asked for it, a file that cannot be written is only warned of.
+        """
+        self.conversation = conversation or Conversation()
+        self.file = file
+        self._warn = warn
+        self._is_new = is_new
+        self._must_save = must_save
+
+    def compose(self, question: str, model: str, *, system: str | None = None) -> list[Message]:
+        """Return the messages that *model* is sent; *system* replaces the prompt in force."""
+        messages = self.conversation.make_messages(model)
+        if system is not None:
+            messages = [message for message in messages if message.role != "system"]
+            messages[:0] = [Message("system", system)] if system else []
+        return [*messages, Message("user", question)]
+
+    def record(self, question: str, manner: Manner, *, system: str | None = None) -> Exchange:
+        """Put *question* on record, and *system* where it is new; return the turn to be kept.
+
+        Raises CannotCreate, OutputFailed or TemporaryFailure when it cannot be written.
+        """
+        turn = make_turn_id()
+        is_news = system is not None and system != (self.conversation.system or "")
+        entries = make_question(turn, question, manner, system=system if is_news else None)
+        try:
+            self._add(entries)
+        except KimiError as error:
+            if self._must_save:
+                raise
+            self._warn(f"the conversation is not saved: {error}")
+            self.file = None
+            self._add(entries)
+        return Exchange(lambda completion, flaw: self._keep(turn, completion, flaw))
+
+    def take_back(self) -> str | None:
+        """Remove the last turn and return its question; None when there is none.
+
+        Raises TemporaryFailure when the conversation has gone on elsewhere.
+        """
+        turns = self.conversation.list_turns()
+        if not turns:
+            return None
+        gone = {id(entry) for entry in turns[-1].entries}
+        entries = self.conversation.entries
+        if self.file is not None and not self._is_new:
+            self.file.remove({n for n, entry in enumerate(entries) if id(entry) in gone})
+        self.conversation.entries = [entry for entry in entries if id(entry) not in gone]
+        return turns[-1].question
+
+    def move(self, file: ConversationFile) -> None:
+        """Keep a copy of what was said in *file*, and go on there."""
+        file.replace(self.conversation.entries)
+        self.file, self._is_new = file, False
+
+    def _add(self, entries: list[Entry]) -> None:
+        """Add to the conversation and to its file, where somebody else may have spoken."""
+        if self.file is None:
+            self.conversation.entries += entries
+        elif self._is_new:
+            self.file.replace([*self.conversation.entries, *entries])
+            self.conversation.entries += entries
+            self._is_new = False
+        elif self.file.append(entries):
+            self.conversation.entries += entries
+        else:
+            self.conversation = self.file.read() or self.conversation
+            self._warn(
+                f"conversation {self.file.name} went on in another process; both are kept, but "
+                "this turn did not know of what was said there"
+            )
+
+    def _keep(self, turn: str, completion: Completion, flaw: str | None) -> None:
+        """Record an answer; a record that cannot be written must not hide how the turn ended."""
+        entry = make_answer(turn, completion, incomplete=flaw)
+        if entry is None:
+            return
+        try:
+            self._add([entry])
+        except KimiError as error:
+            self._warn(f"the answer is not saved: {error}")

@@ -1,0 +1,90 @@
+"""Markdown rendered for a terminal, block by block: what was shown is never drawn again.
+
+A block is shown once the next one begins, so a long answer neither flickers nor loses what has
+scrolled away. Rendering is rich's; it is an optional extra.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from kimi_cli.errors import ConfigError
+from kimi_cli.text import Text
+
+_INSTALL = "pip install 'kimi-pipe[markdown]'"
+
+
+class MarkdownText:
+    """Takes the pieces of an answer, gives rendered blocks."""
+
+    def __init__(self, source: Text, *, find_width: Callable[[], int], colour: bool) -> None:
+        """Tidy pieces with *source* first; raises ConfigError when rich is not installed."""
+        try:
+            from markdown_it import MarkdownIt  # noqa: PLC0415 - an optional extra
+            from rich.console import Console  # noqa: PLC0415 - an optional extra
+            from rich.markdown import Markdown  # noqa: PLC0415 - an optional extra
+        except ImportError as error:
+            raise ConfigError(f"--markdown needs rich ({error}): {_INSTALL}") from error
+        self._source = source
+        self._find_width = find_width
+        # HTML and images are text here: as markup they would be left out.
+        self._parser: Any = MarkdownIt("commonmark", {"html": False}).enable(
+            ["strikethrough", "table"]
+        )
+        self._parser.disable("image")
+        self._markdown: Any = Markdown
+        self._console: Any = lambda file, width: Console(
+            file=file,
+            width=width,
+            force_terminal=True,
+            color_system="standard" if colour else None,
+            no_color=not colour,
+            highlight=False,
+        )
+        self._buffer = ""
+        self._fence: re.Pattern[str] | None = None
+        self._shown = False
+
+    def feed(self, text: str) -> str:
+        """Return the blocks that *text* completes, rendered, without a last line feed."""
+        piece = self._source.feed(text)
+        self._buffer += piece
+        if "\n" not in piece or (self._fence is not None and not self._fence.search(self._buffer)):
+            return ""
+        lines = self._buffer.splitlines(keepends=True)
+        last = self._find_last_block("".join(lines))
+        ready, self._buffer = "".join(lines[:last]), "".join(lines[last:])
+        return self._render(ready)
+
+    def flush(self) -> str:
+        """Return the last block, rendered."""
+        ready, self._buffer = self._buffer + self._source.flush(), ""
+        return self._render(ready)
+
+    def _find_last_block(self, text: str) -> int:
+        """Return the line where the block begins that may still go on."""
+        blocks = [t for t in self._parser.parse(text) if t.level == 0 and t.map]
+        self._fence = None
+        if not blocks:
+            return 0
+        last = blocks[-1]
+        if last.type == "fence":
+            # Until its end comes, all of this is code: do not parse it again with each line.
+            self._fence = re.compile(rf"\n[ >]*{re.escape(last.markup)}[^\n]*\n(?=.)", re.DOTALL)
+        return int(last.map[0])
+
+    def _render(self, text: str) -> str:
+        if not text.strip():
+            return ""
+        rendered = self._markdown("", hyperlinks=False, code_theme="ansi_dark")
+        rendered.parsed = self._parser.parse(text)
+        file = io.StringIO()
+        self._console(file, self._find_width()).print(rendered, end="")
+        lines = [line.rstrip() for line in file.getvalue().strip("\n").split("\n")]
+        shown = "\n".join(lines)
+        shown = f"\n\n{shown}" if self._shown else shown
+        self._shown = True
+        return shown
