@@ -58,7 +58,7 @@ class Terminal:
 
     def write(self, text: str) -> None:
         """Write *text* to stdout as it is. Raises OutputClosed or OutputFailed."""
-        if self.on_write is not None:
+        if self.on_write is not None and self.out_is_terminal:
             self.on_write()
         try:
             write_whole(_OUT, _encode(text))

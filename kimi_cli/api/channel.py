@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import Any
 
+from urllib3.exceptions import HTTPError
+
 from kimi_cli.api.transport import Call, Transport, explain_failure
 from kimi_cli.errors import NotTheApi, TimedOut
 
@@ -69,7 +71,7 @@ class Channel:
         """
         try:
             return self._post(body)
-        except (HTTPException, OSError) as error:
+        except (HTTPException, HTTPError, OSError) as error:
             connecting = self._connection is None
             self.close()
             if self._aborted:

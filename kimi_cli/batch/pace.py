@@ -158,6 +158,7 @@ class Pace:
         self.limit = float(min(start, self._highest))
         self.in_flight = 0
         self.reason = "start"
+        """What holds requests back, for people."""
         self.refusals: dict[str, int] = {}
         self._share = share
         self._learned: float | None = None
@@ -174,6 +175,8 @@ class Pace:
         self._sent = float("-inf")
         self._announces = False
         self._lowered = float("-inf")
+        limits = (f"--rpm {rpm:g}" if rpm else "", f"--tpm {tpm:g}" if tpm else "")
+        self._chosen = " and ".join(filter(None, limits))
         if rpm is not None:
             self._rates[60.0] = rpm
         if rate is not None:
@@ -192,6 +195,8 @@ class Pace:
         minute = self._minute.find_wait(
             now, requests=self._rates.get(60.0), tokens=self._tokens, need=tokens
         )
+        if minute > second and self._chosen:
+            self.reason = self._chosen
         return max(
             0.0, self._pause_until - now, self._sent + self._find_gap() - now, second, minute
         )
@@ -202,6 +207,8 @@ class Pace:
         A service that has announced one limit will announce its rate, too. Answers that come
         together would send as many requests at it, and all but the first would learn nothing.
         """
+        if self._rates.get(60.0, 1.0) < 1:
+            return 60.0 / self._rates[60.0]
         if not self._announces or self._rates or self._latency is None:
             return 0.0
         gap = self._latency / (2 * self.limit)
@@ -245,7 +252,9 @@ class Pace:
             self._learn_concurrency(notice, now)
         elif kind is Kind.RATE:
             self._learn_rate(notice, now)
+            self._pause(now, retry_after)
         elif kind is Kind.TOKENS and notice.limit is not None:
+            self._pause(now, retry_after)
             self._tokens = notice.limit / self._share
             self.reason = f"tokens {notice.limit:g} a minute (announced)"
         else:
@@ -298,8 +307,11 @@ class Pace:
             self._lowered = now
             self.limit = max(1.0, 0.7 * self.limit)
             self._learned = self.limit
-        self._pause_until = max(self._pause_until, now + (retry_after or 0.0))
+        self._pause(now, retry_after)
         self.reason = "the service is overloaded"
+
+    def _pause(self, now: float, retry_after: float | None) -> None:
+        self._pause_until = max(self._pause_until, now + (retry_after or 0.0))
 
     def _grow(self, now: float) -> None:
         if self._growing:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kimi_cli.batch.runner import Runner
 from kimi_cli.batch.source import Source
+from kimi_cli.batch.tally import Tally
 from kimi_cli.terminal import Terminal
 
 _REDRAW = 0.25
@@ -42,12 +43,11 @@ class Progress:
     def describe(self, runner: Runner) -> dict[str, Any]:
         """Return how the run stands: counts, rates per second, seconds to go, the limit."""
         tally, seconds = runner.tally, max(0.001, time.monotonic() - self._began)
-        total = self._source.total_bytes
-        share = self._source.read_bytes / total if total else None
+        share = self._find_share(tally)
         return {
             "done": tally.finished + tally.skipped,
             "errors": tally.failed + tally.deferred,
-            "retries": tally.attempts - tally.finished - runner.in_flight,
+            "retries": tally.retries,
             "in_flight": runner.in_flight,
             "limit": int(runner.pace.limit),
             "rows_per_second": round(tally.finished / seconds, 1),
@@ -56,12 +56,21 @@ class Progress:
             "limited_by": runner.explain_limit(),
         }
 
+    def _find_share(self, tally: Tally) -> float | None:
+        """Return the share of the input that is done, where its size is known."""
+        total, read = self._source.total_bytes, tally.read
+        if not total or not read:
+            return None
+        seen = tally.finished + tally.deferred + tally.skipped + tally.changed
+        # Rows are read ahead: only those that are done count.
+        return min(1.0, seen / read) * self._source.read_bytes / total
+
     def compose(self, runner: Runner) -> str:
         """Return one line for people."""
         shown = self.describe(runner)
         eta = "" if shown["eta_seconds"] is None else f", {shown['eta_seconds']} s to go"
         return (
-            f"{shown['done']} done, {shown['errors']} errors, {max(0, shown['retries'])} retries, "
+            f"{shown['done']} done, {shown['errors']} errors, {shown['retries']} retries, "
             f"{shown['in_flight']} in flight (limit {shown['limit']}), "
             f"{shown['rows_per_second']} rows/s, {shown['tokens_per_second']} tokens/s{eta}; "
             f"limited by {shown['limited_by']}"
@@ -98,18 +107,37 @@ class BarProgress(Progress):
         super().__init__(terminal, source)
         from tqdm import tqdm  # noqa: PLC0415 - only where a person looks on
 
-        total = source.total_bytes
-        self._bar = tqdm(total=total, unit="B", unit_scale=True, leave=False, mininterval=0)
+        known = source.total_bytes is not None
+        self._bar = tqdm(
+            total=1.0 if known else None,
+            bar_format="{percentage:3.0f}%|{bar}| {desc}" if known else "{desc}",
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0,
+        )
+        # Whatever else is written begins on a line of its own; the bar is drawn anew below it.
+        terminal.on_write = self._bar.clear
 
     def show(self, runner: Runner) -> None:
         """Redraw the bar."""
-        self._bar.n = self._source.read_bytes
-        self._bar.set_postfix_str(self.compose(runner), refresh=False)
+        self._bar.n = self._find_share(runner.tally) or 0.0
+        self._bar.set_description_str(self._sketch(runner), refresh=False)
         self._bar.refresh()
 
     def close(self) -> None:
         """Remove the bar."""
+        self._terminal.on_write = None
         self._bar.close()
+
+    def _sketch(self, runner: Runner) -> str:
+        """Return what fits beside a bar: what matters most comes first."""
+        shown = self.describe(runner)
+        eta = "" if shown["eta_seconds"] is None else f"{shown['eta_seconds']} s left, "
+        return (
+            f"{shown['done']} done, {shown['errors']} errors, {shown['retries']} retries, "
+            f"{shown['in_flight']}/{shown['limit']}, {shown['rows_per_second']} rows/s, "
+            f"{eta}{shown['limited_by']}, {shown['tokens_per_second']} tokens/s"
+        )
 
 
 KINDS = {"none": Progress, "log": LogProgress, "json": JsonProgress, "bar": BarProgress}

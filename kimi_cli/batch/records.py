@@ -91,6 +91,8 @@ class Record:
     """A hash of the effective request (and of the id, where the row has one of its own)."""
     named: bool
     """Whether the row brought its own id."""
+    most_tokens: int | None = None
+    """The tokens that the answer may have, where the request says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,17 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         key = _hash(f"{number}\0{error}".encode())
         return BadRecord(number, identifier, error.code, str(error), key, source)
     key = make_key(payload, name)
-    return Record(number, identifier, payload, source, carried, key, name is not None)
+    most = body.get("max_completion_tokens", body.get("max_tokens"))
+    return Record(
+        number,
+        identifier,
+        payload,
+        source,
+        carried,
+        key,
+        name is not None,
+        most if isinstance(most, int) else None,
+    )
 
 
 def make_key(payload: bytes, name: str | None) -> str:
@@ -380,8 +392,10 @@ class Result:
 
 def _head(result: Result) -> JSON:
     """The fields that a later run looks for stand first, so that a scan needs no JSON parser."""
+    failed = {} if result.error is None else {"failed": result.error["class"]}
     mark = {
         "key": result.record.key,
+        **failed,
         "row": result.record.number,
         "attempts": result.attempts,
         "ms": result.milliseconds,

@@ -35,6 +35,9 @@ from kimi_cli.errors import (
 )
 
 _TICK = 0.2
+_BYTES_PER_TOKEN = 3.2
+_LEAST_WEIGHT = 0.1
+"""Share of the last answer in the mean of what answers cost."""
 _STACK = 512 * 1024
 _AHEAD_ROWS = 1024
 _AHEAD_BYTES = 32 * 2**20
@@ -72,6 +75,7 @@ class Job:
     tokens: float
     attempts: int = 0
     overloads: int = 0
+    sent: int = 0
     ticket: Ticket | None = None
     channel: Channel | None = None
     began: float = 0.0
@@ -287,6 +291,8 @@ class Runner:
             now = time.monotonic()
             job = self._find_job(now)
             if job is None:
+                if self._intake.ended and not self._flying and not self._waiting:
+                    return 0.0
                 due = self._waiting[0][0] - now if self._waiting else _TICK
                 return min(_TICK, max(0.0, due))
             wait = self._find_wait(now, job)
@@ -298,7 +304,12 @@ class Runner:
         return _TICK
 
     def _find_wait(self, now: float, job: Job) -> float:
-        if self._sink.find_block() is not None:
+        if self._sink.find_block() is not None and not job.sent:
+            return _TICK  # a row that was sent before is in the window already
+        if not job.sent and self._exceeds_budget(job):
+            if not self._flying and not self._waiting:
+                limit = f"--max-total-tokens {self._plan.max_tokens}"
+                self.stop(limit, ExitStatus.TEMPORARY, drain=0)
             return _TICK
         if self._breaker.opened is not None:
             return self._breaker.find_wait(now) if not self._flying else _TICK
@@ -317,7 +328,7 @@ class Runner:
             return self._next
         bad: list[Result] = []
         while True:
-            if self._is_sated():
+            if self._has_all_rows():
                 return None
             record = self._take_record()
             if record is not None:
@@ -338,34 +349,36 @@ class Runner:
             self.stop(str(error), error.status, drain=self._plan.timeout)
             return None
 
-    def _is_sated(self) -> bool:
-        """Stop admitting fresh rows at --max-rows or when the token budget is spoken for."""
+    def _has_all_rows(self) -> bool:
+        """Admit no fresh row at --max-rows; stop there, unless the input ends there as well."""
         plan, tally = self._plan, self.tally
         admitted = tally.finished + tally.deferred + len(self._flying) + len(self._waiting)
-        if plan.max_rows is not None and admitted >= plan.max_rows:
-            self._stop_if_more(f"--max-rows {plan.max_rows}")
-            return True
-        if plan.max_tokens is None:
+        if plan.max_rows is None or admitted < plan.max_rows:
             return False
-        reserved = sum(job.tokens for job in self._flying.values())
-        if tally.tokens + reserved + self._estimate <= plan.max_tokens:
-            return False
-        self._stop_if_more(f"--max-total-tokens {plan.max_tokens}")
+        if not self._flying and not self._waiting and self._take_record() is not None:
+            self.stop(f"--max-rows {plan.max_rows}", ExitStatus.TEMPORARY, drain=0)
         return True
 
-    def _stop_if_more(self, reason: str) -> None:
-        """Stop at a limit, unless the input ends there as well."""
-        if not self._flying and not self._waiting and self._take_record() is not None:
-            self.stop(reason, ExitStatus.TEMPORARY, drain=0)
+    def _exceeds_budget(self, job: Job) -> bool:
+        """Tell whether *job* may use more tokens than are left beside all that is under way."""
+        if self._plan.max_tokens is None:
+            return False
+        under_way = [*self._flying.values(), *(waiting for _, _, waiting in self._waiting)]
+        reserved = sum(other.tokens for other in under_way)
+        return self.tally.tokens + reserved + job.tokens > self._plan.max_tokens
 
     def _estimate_tokens(self, record: Record) -> float:
-        return len(record.payload) / 3.2 + self._estimate
+        """Return what a row will cost: its prompt by its length, its answer by those before."""
+        answer = self._estimate if record.most_tokens is None else record.most_tokens
+        return len(record.payload) / _BYTES_PER_TOKEN + answer
 
     def _send(self, job: Job, now: float) -> None:
         self._breaker.probe(now)
         job.ticket = self.pace.admit(now, job.tokens)
         job.began = now
         self.tally.attempts += 1
+        self.tally.retries += job.sent > 0
+        job.sent += 1
         self._flying[id(job)] = job
         self._jobs.put(job)
         if self._workers < len(self._flying):
@@ -422,7 +435,9 @@ class Runner:
         tally.note_usage(usage)
         used = tally.tokens - before
         if used:
-            self._estimate += 0.1 * (used - len(job.record.payload) / 3.2 - self._estimate)
+            weight = max(_LEAST_WEIGHT, 1 / (tally.answered + 1))
+            answer = used - len(job.record.payload) / _BYTES_PER_TOKEN
+            self._estimate += weight * (max(0.0, answer) - self._estimate)
         self.pace.succeed(ticket, outcome.at, used)
         if self._breaker.note(outcome.at, good=True):
             self.pace.restart()
@@ -450,7 +465,8 @@ class Runner:
             self.tally.refusals[notice.kind.value] += 1
             self.pace.refuse(ticket, notice, outcome.at, refusal.retry_after)
             if notice.kind is not Kind.OVERLOAD:
-                self._wait(job, outcome.at + random.uniform(0, 0.5))
+                asked = refusal.retry_after or 0.0
+                self._wait(job, outcome.at + asked + random.uniform(0, 0.5))
                 return None
             job.overloads += 1
             if job.overloads <= _FREE_OVERLOADS:
@@ -492,6 +508,8 @@ class Runner:
         """End attempts that take too long, and the run where a limit says so."""
         now = time.monotonic()
         plan, tally = self._plan, self.tally
+        if not (self._flying or self._waiting or self._next):
+            self._progressed = now  # it is the input that keeps us waiting
         if now - self._looked > _TICK:
             self._looked = now
             for job in self._flying.values():

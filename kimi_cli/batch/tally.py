@@ -28,6 +28,8 @@ class Tally:
     changed: int = 0
     duplicates: int = 0
     attempts: int = 0
+    retries: int = 0
+    """Attempts among them that were not their row's first."""
     unknown: int = 0
     """Attempts whose outcome is unknown: they may have been billed."""
     prompt_tokens: int = 0
@@ -35,6 +37,8 @@ class Tally:
     refusals: Counter[str] = field(default_factory=Counter)
     stop_reason: str | None = None
     stop_status: ExitStatus | None = None
+    advice: str = "the same command asks for them again"
+    """What to do about rows that got no answer."""
     first_changed: list[str] = field(default_factory=list)
     first_duplicates: list[str] = field(default_factory=list)
     _latencies: list[int] = field(default_factory=list)
@@ -110,7 +114,7 @@ class Tally:
             own_fault = self.stop_status is ExitStatus.DATA
             return self.stop_reason if own_fault else f"stopped: {self.stop_reason}; {again}"
         if self.deferred:
-            return f"{self.deferred} rows got no answer; {again}"
+            return f"{self.deferred} rows got no answer; {self.advice}"
         if self.changed:
             names = ", ".join(self.first_changed)
             return (
@@ -138,6 +142,7 @@ class Tally:
                 "duplicates": self.duplicates,
             },
             "attempts": self.attempts,
+            "retries": self.retries,
             "attempts_with_unknown_outcome": self.unknown,
             "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens},
             "latency_ms": self.find_percentiles(),

@@ -22,6 +22,7 @@ from kimi_cli.batch.records import FORMATS, BadRecord, Shape
 from kimi_cli.batch.runner import Plan, Runner
 from kimi_cli.batch.selection import Rules, Shard, parse_shard, refuse_wrong_input
 from kimi_cli.batch.source import Source
+from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import (
     BadInput,
     BatchEnded,
@@ -49,7 +50,6 @@ from kimi_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from kimi_cli.batch.progress import Progress
-    from kimi_cli.batch.tally import Tally
     from kimi_cli.settings import Settings
 
 EPILOG = """\b
@@ -304,6 +304,7 @@ def _plan_campaign(
     shard = _read_shard(options.shard)
     number, share = options.max_errors or (None, None)
     retries = _RETRIES if settings.sources["retries"] == "built-in" else settings.retries
+    on_error = options.on_error or ("defer" if options.output else "write")
     return Campaign(
         source=Source(files, _choose_kind(options), longest=options.max_line),
         shape=Shape(
@@ -322,15 +323,30 @@ def _plan_campaign(
             max_tokens=options.max_total_tokens,
             deadline=options.deadline,
         ),
-        rules=Rules(options.on_change, options.allow_duplicate_ids, shard),
+        rules=Rules(
+            options.on_change,
+            options.allow_duplicate_ids,
+            shard,
+            show_duplicates=options.output is None,
+        ),
         style=options.style,
         output=_name_output(options.output, shard),
-        on_error=options.on_error or ("defer" if options.output else "write"),
+        on_error=on_error,
         ordered=options.ordered,
         retry_failed=options.retry_failed,
         done_from=options.done_from,
         fsync=options.fsync,
+        tally=_make_tally(on_error, options.output),
     )
+
+
+def _make_tally(on_error: str, output: Path | None) -> Tally:
+    """Count from zero; what to do about rows without an answer depends on where they went."""
+    if on_error == "defer":
+        return Tally()
+    if output is None:
+        return Tally(advice="their lines say why; ask for them again")
+    return Tally(advice="--retry-failed transient asks for them again")
 
 
 def _choose_kind(options: BatchOptions) -> str:
@@ -412,6 +428,8 @@ class _Watch:
         self._terminal = terminal
         self._progress = progress
         self._runner: Runner | None = None
+        self._asked = 0
+        self._is_telling = False
         self.signum: int | None = None
 
     def start(self, runner: Runner) -> None:
@@ -430,9 +448,13 @@ class _Watch:
         )
 
     def tell(self, signum: int) -> None:
-        """Say how the run stands."""
-        if self._runner is not None:
+        """Say how the run stands; signals may come faster than they are answered."""
+        self._asked += 1
+        while self._runner is not None and self._asked and not self._is_telling:
+            self._is_telling = True
+            self._asked -= 1
             self._terminal.complain(self._progress.compose(self._runner))
+            self._is_telling = False
 
 
 @contextmanager
