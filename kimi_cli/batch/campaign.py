@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import glob
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kimi_cli.api.channel import Channel
-from kimi_cli.batch.ledger import Done, Ledger, drop_lines, is_failed, read_done
+from kimi_cli.batch.ledger import Done, Ledger, drop_lines, is_failed, read_done, read_head
 from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
 from kimi_cli.batch.runner import Plan, Runner
-from kimi_cli.batch.selection import Rules, find_changed, refuse_wrong_input, select
-from kimi_cli.batch.sinks import LedgerSink, OrderedSink, Sink, StdoutSink, sort_by_row
+from kimi_cli.batch.selection import Rules, find_changes, refuse_wrong_input, select
+from kimi_cli.batch.sinks import (
+    LedgerSink,
+    OrderedSink,
+    Places,
+    Sink,
+    StdoutSink,
+    name_errors,
+    sort_by_place,
+)
 from kimi_cli.batch.source import Source
 from kimi_cli.batch.tally import Tally
-from kimi_cli.errors import BadInput, CannotCreate
+from kimi_cli.errors import BadInput, CannotCreate, MissingInput
 
 _WINDOW_ROWS = 1024
 
@@ -62,7 +68,15 @@ class Campaign:
         """
         with ExitStack() as stack:
             sink, done = self._open_sink(stack, write_out)
-            records = select(refuse_wrong_input(self.read_all()), done, self.rules, self.tally)
+            places = Places()
+            sorts = self.ordered and self.output is not None and self.style != "text"
+            records = select(
+                refuse_wrong_input(self.read_all()),
+                done,
+                self.rules,
+                self.tally,
+                places.note if sorts else None,
+            )
             runner = Runner(
                 records,
                 open_channel=open_channel,
@@ -77,11 +91,11 @@ class Campaign:
                 runner.run()
             finally:
                 sink.close()
-        if self.ordered and self.output is not None and self.tally.stop_reason is None:
-            sort_by_row(self.output, _find_row)
+            if sorts and self.output is not None and self.tally.stop_reason is None:
+                sort_by_place(self.output, places)
 
     def _open_sink(self, stack: ExitStack, write_out: Callable[[str], None]) -> tuple[Sink, Done]:
-        earlier = read_done(Path(name) for pattern in self.done_from for name in glob.glob(pattern))
+        earlier = read_done(_find_files(self.done_from))
         if self.output is None:
             sink: Sink = StdoutSink(write_out, self.style)
             if self.ordered:
@@ -90,16 +104,21 @@ class Campaign:
         self._prepare_output()
         ledger = stack.enter_context(Ledger(self.output, sync=self.fsync))
         ledger.done.merge(earlier)
-        return LedgerSink(ledger, self.style, defer=self.on_error == "defer"), ledger.done
+        sink = LedgerSink(ledger, self.style, defer=self.on_error == "defer")
+        if self.ordered and self.style == "text":
+            # Such lines cannot be sorted later.
+            sink = OrderedSink(sink, _WINDOW_ROWS)
+        return sink, ledger.done
 
     def _prepare_output(self) -> None:
         """Refuse an output that must not be touched; take out lines that are to be bought again."""
         assert self.output is not None  # noqa: S101 - the caller has one
+        for path in (self.output, name_errors(self.output)):
+            if path.exists() and self.source.holds(path.stat()):
+                raise BadInput(f"{path} is the input; name another file with -o")
         if not self.output.exists():
             return
         current = self.output.stat()
-        if any(os.path.samestat(current, stat) for stat in self.source.stats):
-            raise BadInput(f"{self.output} is the input; name another file with -o")
         if self.style == "text" and current.st_size:
             raise CannotCreate(
                 f"{self.output} exists, and lines of --format text have no ids to go on by; "
@@ -110,10 +129,17 @@ class Campaign:
             with Ledger(self.output):
                 drop_lines(self.output, lambda line: is_failed(line, classes))
         if self.rules.on_change == "redo":
+            if not self.source.is_lasting:
+                raise BadInput("--on-change redo reads the input twice; name a file, not a pipe")
             with Ledger(self.output) as ledger:
-                changed = find_changed(self.read_all(), ledger.done)
-            drop_lines(self.output, lambda line: json.loads(line)["custom_id"] in changed)
+                changes = find_changes(refuse_wrong_input(self.read_all()), ledger.done)
+                drop_lines(self.output, lambda line: changes.replace(*read_head(line)))
 
 
-def _find_row(line: bytes) -> int:
-    return int(json.loads(line)["kimi"]["row"])
+def _find_files(patterns: Iterable[str]) -> Iterator[Path]:
+    """Yield the files that *patterns* name; raises MissingInput for a plain name without one."""
+    for pattern in patterns:
+        found = glob.glob(pattern)
+        if not found and not glob.has_magic(pattern):
+            raise MissingInput(f"cannot read {pattern}: there is no such file")
+        yield from map(Path, found)

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -29,9 +29,12 @@ from kimi_cli.errors import (
     TemporaryFailure,
 )
 
-_HEAD = re.compile(rb'\{"custom_id":("(?:[^"\\]|\\.)*"),"kimi":\{"key":"([0-9a-f]{32})"')
-_BEGINNING = b'{"custom_id":'
-_FAILED = re.compile(rb'"error":\{"code":')
+_TEXT = rb'"(?:[^"\\]|\\.)*'
+_HEAD = re.compile(
+    rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"(?:,"failed":"([a-z]+)")?'
+)
+_TORN = re.compile(rb'\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z', re.DOTALL)
+_BEGINNING, _MARK = b'{"custom_id":"', b',"kimi":{"key":"'
 _BLOCK = 2**20
 _SYNC_EVERY = 1.0
 
@@ -108,12 +111,17 @@ class Done:
         self.ids.merge(other.ids)
         self.elsewhere.merge(other.elsewhere)
 
-    def note_hosted(self, file: BinaryIO) -> None:
-        """Add the answered rows of a hosted batch's output."""
+    def collect(self, file: BinaryIO) -> None:
+        """Add the rows that another output, of ours or of a hosted batch, has answers of."""
         for line in file:
-            with contextlib.suppress(ValueError, AttributeError):
+            if head := _HEAD.match(line):
+                if head[3] is None and (line.endswith(b"\n") or _is_json(line)):
+                    self._note(head)
+                continue
+            with contextlib.suppress(ValueError, AttributeError, TypeError):
                 document = json.loads(line)
-                if document.get("custom_id") and not document.get("error"):
+                status = (document.get("response") or {}).get("status_code") or 200
+                if not document.get("error") and status < 400:
                     self.elsewhere.add(hash_id(document["custom_id"]))
 
     def scan(self, file: BinaryIO) -> int:
@@ -122,12 +130,18 @@ class Done:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            if (head := _HEAD.match(line)) is None:
+            head = _HEAD.match(line)
+            if head is None or not self._note(head):
                 foreign += 1
-                continue
-            self.keys.add(bytes.fromhex(head[2].decode()))
-            self.ids.add(hash_id(json.loads(head[1])))
         return foreign
+
+    def _note(self, head: re.Match[bytes]) -> bool:
+        try:
+            name = json.loads(head[1])
+        except ValueError:
+            return False
+        self.note(head[2].decode(), name)
+        return True
 
 
 class Ledger:
@@ -209,6 +223,8 @@ class Ledger:
             ) from None
         except OSError as error:
             raise CannotCreate(f"cannot lock {self.path}: {error.strerror}") from error
+        if not os.path.samestat(os.fstat(self._descriptor), os.stat(self.path)):
+            raise TemporaryFailure(f"{self.path} was rewritten by another run just now")
 
     def _mend(self) -> None:
         """Cut a torn last line back, or complete it when only its line feed is missing."""
@@ -217,10 +233,10 @@ class Ledger:
         tail = tail.rstrip(b"\0")  # what a power cut leaves of a block that was never written
         if not tail and tail_start == size:
             return
-        if not (tail.startswith(_BEGINNING) or _BEGINNING.startswith(tail)):
+        if not _is_torn(tail):
             raise BadInput(f"{self.path} is not this tool's output; name another file with -o")
         self.mended = size - tail_start
-        if _HEAD.match(tail) and _is_json(tail):
+        if _is_json(tail):
             os.ftruncate(self._descriptor, tail_start + len(tail))
             self.append(b"\n")
             self.done.scan(BytesIO(tail + b"\n"))
@@ -278,31 +294,68 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def drop_lines(path: Path, is_unwanted: Callable[[bytes], bool]) -> int:
-    """Rewrite *path* without its unwanted lines; return how many went.
+def _is_torn(tail: bytes) -> bool:
+    """Tell whether *tail* is the beginning of a line of ours, and no line of somebody else."""
+    if _HEAD.match(tail):
+        return True
+    if _BEGINNING.startswith(tail):
+        return True
+    torn = _TORN.match(tail)
+    if torn is None:
+        return False
+    rest = torn[1] or b""
+    key = rest.removeprefix(_MARK)
+    return _MARK.startswith(rest) or (
+        len(key) < len(rest) and key.strip(b"0123456789abcdef") == b""
+    )
 
-    The file is replaced whole, so that a crash leaves the old one.
+
+@contextlib.contextmanager
+def rewrite(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that takes the place of *path* at the end; a crash leaves the old one.
+
+    A link stays a link, the mode stays the mode. Raises OutputFailed, and leaves nothing behind.
     """
+    real = Path(os.path.realpath(path))
+    temporary = real.with_name(f".{real.name}.tmp")
+    try:
+        with open(temporary, "wb") as new:
+            os.fchmod(new.fileno(), stat.S_IMODE(real.stat().st_mode))
+            yield new
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(temporary, real)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputFailed(f"cannot rewrite {path}: {error.strerror}") from error
+        raise
+
+
+def drop_lines(path: Path, is_unwanted: Callable[[bytes], bool]) -> int:
+    """Rewrite *path* without its unwanted lines; return how many went. Raises OutputFailed."""
     dropped = 0
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(path, "rb") as old, open(temporary, "wb") as new:
+    with open(path, "rb") as old, rewrite(path) as new:
         for line in old:
             if is_unwanted(line):
                 dropped += 1
             else:
                 new.write(line)
-        new.flush()
-        os.fsync(new.fileno())
-    os.replace(temporary, path)
     return dropped
 
 
 def is_failed(line: bytes, classes: frozenset[str] | None) -> bool:
-    """Tell whether *line* holds an error (of one of *classes*, where they are named)."""
-    if _FAILED.search(line) is None:
-        return False
-    error = json.loads(line).get("error") or {}
-    return bool(error) and (classes is None or error.get("class") in classes)
+    """Tell whether a *line* of ours holds an error (of one of *classes*, where they are named)."""
+    head = _HEAD.match(line)
+    failed = head[3] if head is not None else None
+    return failed is not None and (classes is None or failed.decode() in classes)
+
+
+def read_head(line: bytes) -> tuple[str, bytes]:
+    """Return the id and the key of a *line* of ours."""
+    head = _HEAD.match(line)
+    assert head is not None  # noqa: S101 - the ledger has looked at every line
+    return json.loads(head[1]), bytes.fromhex(head[2].decode())
 
 
 def read_done(paths: Iterable[Path]) -> Done:
@@ -311,9 +364,7 @@ def read_done(paths: Iterable[Path]) -> Done:
     for path in paths:
         try:
             with open(path, "rb") as file:
-                if done.scan(file):
-                    file.seek(0)
-                    done.note_hosted(file)
+                done.collect(file)
         except OSError as error:
             raise MissingInput(f"cannot read {path}: {error.strerror}") from error
     return done

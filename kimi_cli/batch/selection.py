@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kimi_cli.batch.ledger import Done, HashSet, hash_id
@@ -49,7 +49,10 @@ def _find_shard(environment: Mapping[str, str]) -> Shard:
     for index, count, first in _ENVIRONMENTS:
         if index in environment and count in environment:
             start = int(environment.get(first, "0")) if first else 0
-            return Shard(int(environment[index]) - start, int(environment[count]))
+            shard = Shard(int(environment[index]) - start, int(environment[count]))
+            if not 0 <= shard.index < shard.count:
+                raise ValueError(f"{index} and {count} name no shard: {shard.index}/{shard.count}")
+            return shard
     known = ", ".join(index for index, _, _ in _ENVIRONMENTS)
     raise ValueError(f"no scheduler's variables are here (looked for {known})")
 
@@ -61,12 +64,21 @@ class Rules:
     on_change: str = "fail"
     allow_duplicates: bool = False
     shard: Shard | None = None
+    show_duplicates: bool = False
+    """Whether a row that is not sent has a line of output all the same."""
 
 
 def select(
-    records: Iterable[Record | BadRecord], done: Done, rules: Rules, tally: Tally
+    records: Iterable[Record | BadRecord],
+    done: Done,
+    rules: Rules,
+    tally: Tally,
+    note_place: Callable[[bytes, int], None] | None = None,
 ) -> Iterator[Record | BadRecord]:
-    """Yield the rows that are to be run; the others are counted in *tally*."""
+    """Yield the rows that are to be run; the others are counted in *tally*.
+
+    *note_place* is told the key and the number of every row that may have a line of output.
+    """
     seen_ids, seen_keys = HashSet(8), HashSet(16)
     repeats: dict[str, int] = {}
     for record in records:
@@ -77,13 +89,19 @@ def select(
         if again and not rules.allow_duplicates:
             _count(tally.first_duplicates, record.id)
             tally.duplicates += 1
+            if rules.show_duplicates:
+                message = f"the id {record.id} came before; see --allow-duplicate-ids"
+                yield BadRecord(record.number, record.id, "duplicate_id", message, record.key)
             continue
         if not seen_keys.add(bytes.fromhex(record.key)):
             repeats[record.key] = repeats.get(record.key, 1) + 1
             record = replace(record, key=repeat_key(record.key, repeats[record.key]))
-        if bytes.fromhex(record.key) in done.keys or hash_id(record.id) in done.elsewhere:
+        key, name = bytes.fromhex(record.key), hash_id(record.id)
+        if note_place is not None:
+            note_place(key, record.number)
+        if key in done.keys or name in done.elsewhere:
             tally.skipped += 1
-        elif hash_id(record.id) in done.ids and rules.on_change != "redo":
+        elif name in done.ids and rules.on_change != "redo" and not rules.allow_duplicates:
             if rules.on_change == "keep":
                 tally.skipped += 1
             else:
@@ -117,13 +135,29 @@ def refuse_wrong_input(records: Iterator[Record | BadRecord]) -> Iterator[Record
     yield from records
 
 
-def find_changed(records: Iterable[Record | BadRecord], done: Done) -> set[str]:
-    """Return the ids whose rows are done, but under another key than now."""
-    return {
-        record.id
-        for record in records
-        if bytes.fromhex(record.key) not in done.keys and hash_id(record.id) in done.ids
-    }
+@dataclass(frozen=True)
+class Changes:
+    """The ids whose rows ask something else now, and the keys of all that is asked now."""
+
+    ids: set[str]
+    wanted: HashSet
+
+    def replace(self, name: str, key: bytes) -> bool:
+        """Tell whether a line of that id and key makes room for a new one."""
+        return name in self.ids and key not in self.wanted
+
+
+def find_changes(records: Iterable[Record | BadRecord], done: Done) -> Changes:
+    """Compare all *records* with what is done."""
+    changes = Changes(set(), HashSet(16))
+    for record in records:
+        if isinstance(record, BadRecord):
+            continue
+        key = bytes.fromhex(record.key)
+        changes.wanted.add(key)
+        if key not in done.keys and hash_id(record.id) in done.ids:
+            changes.ids.add(record.id)
+    return changes
 
 
 def _is_named(record: Record | BadRecord) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import select
+import sys
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from kimi_cli.batch.ledger import Ledger
+from kimi_cli.batch.ledger import Ledger, read_head, rewrite
 from kimi_cli.batch.records import Result, encode_result
 from kimi_cli.errors import OutputClosed
 
@@ -34,6 +36,11 @@ class Sink(Protocol):
         """Finish, after the last result."""
 
 
+def name_errors(output: Path) -> Path:
+    """Return the file beside *output* that lists the rows to be tried again."""
+    return output.with_name(output.name + ".errors")
+
+
 class LedgerSink:
     """Lines in a file are final; rows to be tried again are listed beside it."""
 
@@ -42,7 +49,7 @@ class LedgerSink:
         self._ledger = ledger
         self._defers = defer
         self._style = style
-        self._errors = ledger.path.with_name(ledger.path.name + ".errors")
+        self._errors = name_errors(ledger.path)
         self._deferred: list[bytes] = []
 
     def expect(self, number: int) -> None:
@@ -156,20 +163,41 @@ def _measure(result: Result) -> int:
     return len(str(result.message.get("content") or "")) + 512
 
 
-def sort_by_row(path: Path, find_row: Callable[[bytes], int]) -> None:
-    """Rewrite a finished output in the order of the input; a crash leaves it as it was."""
-    places: list[tuple[int, int, int]] = []
-    with open(path, "rb") as file:
+class Places:
+    """Where in the input the rows stand, by key: 12 bytes a row."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._keys, self._numbers = array("Q"), array("L")
+        self._order: list[int] | None = None
+
+    def note(self, key: bytes, number: int) -> None:
+        """Remember that the row of *key* has that *number*."""
+        self._keys.append(int.from_bytes(key[:8], "big"))
+        self._numbers.append(number)
+
+    def find(self, key: bytes) -> int:
+        """Return the number of the row, or one beyond all for a row that has gone."""
+        if self._order is None:
+            self._order = sorted(range(len(self._keys)), key=self._keys.__getitem__)
+        wanted = int.from_bytes(key[:8], "big")
+        place = bisect_left(self._order, wanted, key=self._keys.__getitem__)
+        if place == len(self._order) or self._keys[self._order[place]] != wanted:
+            return sys.maxsize
+        return self._numbers[self._order[place]]
+
+
+def sort_by_place(path: Path, places: Places) -> None:
+    """Rewrite a finished output in the order of the input. Raises OutputFailed."""
+    with open(path, "rb") as file, rewrite(path) as new:
+        lines = array("Q")
+        numbers = array("Q")
         start = 0
         for line in file:
-            places.append((find_row(line), start, len(line)))
+            lines.append(start)
+            numbers.append(places.find(read_head(line)[1]))
             start += len(line)
-        places.sort()
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as new:
-            for _, start, length in places:
-                file.seek(start)
-                new.write(file.read(length))
-            new.flush()
-            os.fsync(new.fileno())
-    os.replace(temporary, path)
+        lines.append(start)
+        for index in sorted(range(len(numbers)), key=numbers.__getitem__):
+            file.seek(lines[index])
+            new.write(file.read(lines[index + 1] - lines[index]))

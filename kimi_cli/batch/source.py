@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from stat import S_ISREG
 from typing import Any, BinaryIO
 
 from kimi_cli.batch.records import RecordError, read_jsonl, read_lines, read_table, split_lines
@@ -30,6 +31,15 @@ class Source:
         for path in self._paths:
             with _open(path) as file:
                 self.stats.append(os.fstat(file.fileno()))
+
+    def holds(self, stat: os.stat_result) -> bool:
+        """Tell whether the file of *stat* is a part of the input."""
+        return any(os.path.samestat(stat, ours) for ours in self.stats)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the input can be read again."""
+        return STDIN not in self._paths and all(S_ISREG(stat.st_mode) for stat in self.stats)
 
     @property
     def total_bytes(self) -> int | None:
