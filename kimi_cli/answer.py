@@ -20,6 +20,8 @@ class Style:
     as_json: bool = False
     reasoning: bool = True
     markdown: bool = False
+    gap: bool = False
+    """A blank line first, once there is anything to print."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,17 @@ def print_answer(
     request: Request,
     terminal: Terminal,
     style: Style,
-    note: Callable[[Delta], None] = lambda delta: None,
+    *listeners: Callable[[Delta], None],
 ) -> Answer:
-    """Ask, and print the answer as it comes; *note* is handed each piece of it first.
+    """Ask, and print the answer as it comes; *listeners* are handed each piece of it first.
 
     Raises what the client raises, OutputClosed and OutputFailed.
     """
+
+    def note(delta: Delta) -> None:
+        for listener in listeners:
+            listener(delta)
+
     began = time.monotonic()
     answer = (_print_json if style.as_json else _print_text)(client, request, terminal, style, note)
     terminal.tell(f"{_describe(answer.ending)}, {time.monotonic() - began:.1f} s")
@@ -70,7 +77,10 @@ def _print_text(
     note: Callable[[Delta], None],
 ) -> Answer:
     transcript = Transcript(
-        terminal, show_reasoning=style.reasoning and not terminal.quiet, markdown=style.markdown
+        terminal,
+        show_reasoning=style.reasoning and not terminal.quiet,
+        markdown=style.markdown,
+        gap=style.gap,
     )
     if not request.stream:
         completion = client.complete(request)
@@ -85,7 +95,7 @@ def _print_text(
                 transcript.write(delta)
         ending = stream.ending
     if ending.tool_calls and not transcript.has_content:
-        terminal.show(ending.dump_tool_calls() + "\n")
+        terminal.show("\n" * style.gap + ending.dump_tool_calls() + "\n")
     return Answer(ending, transcript.has_content)
 
 

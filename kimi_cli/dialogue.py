@@ -44,7 +44,7 @@ class Exchange:
         if self._ending is None:
             flaw = "interrupted" if isinstance(error, Terminated) else "failed"
         elif self._ending.find_flaw(has_text=bool(content.strip())) is not None:
-            flaw = self._ending.finish_reason or "empty"
+            flaw = self._ending.finish_reason
         self._keep(Completion(content, reasoning, self._ending or Ending()), flaw)
 
     def note(self, delta: Delta) -> None:

@@ -521,7 +521,8 @@ def is_saved(terminal: Terminal, settings: Settings, kept: ConversationOptions) 
     """Tell whether what is said now is kept: by a person at a terminal, or under a name."""
     saves = settings.save and (kept.session is not None or terminal.out_is_terminal)
     if kept.session is not None and not saves:
-        terminal.warn(f"conversation {kept.session} is not saved ({settings.sources['save']})")
+        why = "--no-save" if kept.save is False else settings.sources["save"]
+        terminal.warn(f"conversation {kept.session} is not saved ({why})")
     return saves
 
 

@@ -195,9 +195,9 @@ def _settle(
         usual = Sourced(config.values[name], Rank.CONFIG, str(config.path))
     else:
         usual = Sourced(SETTINGS[name].default, Rank.BUILT_IN, "built-in")
-    if kept.get(name) not in (None, usual.value):
-        return Sourced(kept[name], Rank.CONVERSATION, CONVERSATION)
-    return usual
+    if kept.get(name) is None or (name == "profile" and kept[name] == usual.value):
+        return usual
+    return Sourced(kept[name], Rank.CONVERSATION, CONVERSATION)
 
 
 def _read_variable(name: str, variable: str, text: str) -> Any:

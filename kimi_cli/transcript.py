@@ -27,11 +27,19 @@ def _make_renderer(terminal: Terminal) -> MarkdownText:
 class Transcript:
     """Writes one answer, delta by delta. On a shared screen a blank line parts the two texts."""
 
-    def __init__(self, terminal: Terminal, *, show_reasoning: bool, markdown: bool = False) -> None:
+    def __init__(
+        self,
+        terminal: Terminal,
+        *,
+        show_reasoning: bool,
+        markdown: bool = False,
+        gap: bool = False,
+    ) -> None:
         """Write to *terminal*; nothing appears before the first delta.
 
-        With *markdown* content is rendered for a terminal; a pipe gets it as it is. Raises
-        ConfigError when what renders it is not installed.
+        With *gap* a blank line parts the content from what was written before. With *markdown*
+        it is rendered for a terminal, and a pipe gets it as it is. Raises ConfigError when what
+        renders it is not installed.
         """
         self._terminal = terminal
         self._show_reasoning = show_reasoning
@@ -44,6 +52,7 @@ class Transcript:
         self._reasoning = Text(for_terminal=terminal.err_is_terminal)
         self._thinking = False
         self._open_line = False
+        self._gap = gap
         self.has_content = False
         """Whether anything but white space has come of the answer itself."""
 
@@ -77,7 +86,8 @@ class Transcript:
             return
         self._end_reasoning("\n\n" if self._share_screen else "\n")
         self._open_line = True  # first: a signal may come between the two
-        self._terminal.write(text)
+        self._terminal.write("\n" * self._gap + text)
+        self._gap = False
 
     def _write_reasoning(self, text: str) -> None:
         if not text:

@@ -276,7 +276,9 @@ def test_examples_of_a_page_use_options_that_exist(page: Path) -> None:
 def check_commands(lines: list[str]) -> None:
     """Every call of `kimi` in these lines names a command and options that there are."""
     for line in lines:
-        for call in re.findall(r"\bkimi ((?:help|(?:auth|log) \w+|ask|batch|chat|models)\b[^|;>)]*)", line):
+        for call in re.findall(
+            r"\bkimi ((?:help|(?:auth|log) \w+|ask|batch|chat|models)\b[^|;>)]*)", line
+        ):
             words = call.split(" -- ")[0]
             words = re.sub(r"\"[^\"]*\"|'[^']*'", "", words).split()
             path = " ".join(words[:2] if words[0] in ("auth", "log") else words[:1])

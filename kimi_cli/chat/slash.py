@@ -16,7 +16,7 @@ from kimi_cli.chat.talk import Talk
 from kimi_cli.credentials import remove_secrets
 from kimi_cli.errors import BadInput, CannotCreate
 from kimi_cli.options import BodyField
-from kimi_cli.prompt import Reading, read_attachment
+from kimi_cli.prompt import STDIN, Reading, read_attachment
 
 _EDITORS = ("VISUAL", "EDITOR")
 _USUAL_EDITOR = "vi"
@@ -86,6 +86,8 @@ def _option(talk: Talk, argument: str) -> None:
 
 
 def _file(talk: Talk, argument: str) -> None:
+    if argument == STDIN:
+        raise BadInput("standard input is the keyboard here; name a file")
     path = os.path.expanduser(argument)
     talk.attachments.append(read_attachment(path, Reading()))
     _tell(talk, f"{argument} goes with the next question")

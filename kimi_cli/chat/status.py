@@ -77,6 +77,7 @@ def hush_keyboard() -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
     silent = termios.tcgetattr(descriptor)
     silent[3] &= ~termios.ECHO
+    silent[3] |= termios.NOFLSH  # ^C stops the answer, not what is being typed
     termios.tcsetattr(descriptor, termios.TCSANOW, silent)
     try:
         yield

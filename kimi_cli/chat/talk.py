@@ -10,7 +10,6 @@ from typing import Any
 from kimi_cli.answer import Answer, Style, print_answer
 from kimi_cli.api.catalogue import find_model
 from kimi_cli.api.client import Client
-from kimi_cli.api.messages import Delta
 from kimi_cli.archive import LATEST, Archive
 from kimi_cli.chat.status import StatusLine, hush_keyboard
 from kimi_cli.conversation import Conversation
@@ -22,21 +21,6 @@ from kimi_cli.terminal import Terminal
 
 _NEARLY_FULL = 0.9
 _CHARACTERS_PER_TOKEN = 3
-
-
-class Gap:
-    """A blank line before an answer, written when its text comes."""
-
-    def __init__(self, terminal: Terminal, *, is_wanted: bool) -> None:
-        """Write to *terminal* if it *is_wanted*."""
-        self._terminal = terminal
-        self._is_wanted = is_wanted
-
-    def note(self, delta: Delta) -> None:
-        """Take what has come."""
-        if delta.content and self._is_wanted:
-            self._is_wanted = False
-            self._terminal.write("\n")
 
 
 @dataclass(kw_only=True)
@@ -88,24 +72,23 @@ class Talk:
                 self.dialogue.record(question, manner, system=self.system)
             )
             self.unasked, self.system = None, None
-            watch: StatusLine | Gap
+            style = replace(self.style, gap=self._needs_gap(attended=attended))
+            listeners = [exchange.note]
             if attended:
-                watch = StatusLine(self.terminal, reasoning_is_shown=self.style.reasoning)
+                status = StatusLine(self.terminal, reasoning_is_shown=style.reasoning)
                 stack.enter_context(hush_keyboard())
-                stack.enter_context(watch)
-            else:
-                watch = Gap(self.terminal, is_wanted=self._answers > 0 and not self.style.as_json)
-
-            def note(delta: Delta) -> None:
-                exchange.note(delta)
-                watch.note(delta)
-
+                listeners.append(stack.enter_context(status).note)
             with self._stoppable():
-                answer = print_answer(self.client, request, self.terminal, self.style, note)
+                answer = print_answer(self.client, request, self.terminal, style, *listeners)
             self._answers += 1
             exchange.end(answer.ending)
         self._warn_when_full("")
         return answer
+
+    def _needs_gap(self, *, attended: bool) -> bool:
+        """Tell whether a blank line parts the answer from the one before: a screen has one."""
+        on_screen = attended and self.terminal.out_is_terminal
+        return self._answers > 0 and not on_screen and not self.style.as_json
 
     def stop(self, signum: int) -> None:
         """Stop the answer that is coming; between two answers there is nothing to stop."""

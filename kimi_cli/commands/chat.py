@@ -78,6 +78,8 @@ def chat(
     Otherwise each line of standard input is a question, and the answers are printed in turn,
     apart by a blank line. PROMPT, with each --file, is the first question.
     """
+    if STDIN in given.file:
+        raise click.UsageError("the questions come from standard input; it cannot be a file, too")
     attended = _is_attended(terminal, given, token_on_stdin=connection.token_file == "-")
     recalled = recall(terminal, kept)
     conversation = recalled[1] if recalled else None
@@ -132,14 +134,13 @@ def _converse(talk: Talk, first: str) -> None:
     turns = len(talk.conversation.list_turns())
     before = f", {turns} turns so far" if turns else ""
     talk.terminal.hint(f"model {talk.settings.model}{before}; /help lists commands, Ctrl-D leaves")
-    line: str | None = first or editor.read()
-    while line is not None:
+    if first:
+        with handle_signals({signal.SIGINT: talk.stop}):
+            _ask(talk, first)
+    while not talk.is_over and (line := editor.read(talk.draft)) is not None:
         talk.draft = ""
         with handle_signals({signal.SIGINT: talk.stop}):
             _take_line(talk, line)
-        if talk.is_over:
-            return
-        line = editor.read(talk.draft)
 
 
 def _take_line(talk: Talk, line: str) -> None:
@@ -166,6 +167,8 @@ def _ask(talk: Talk, question: str) -> None:
         answer = talk.ask(question)
         if answer.flaw is not None:
             talk.terminal.warn(answer.flaw)
+    except click.UsageError as error:
+        talk.terminal.complain(error.format_message())
     except Terminated as ending:
         if ending.signum != signal.SIGINT:
             raise
