@@ -8,8 +8,6 @@ its beginning; one that somebody has begun to read belongs to a shell loop; a de
 from __future__ import annotations
 
 import codecs
-import io
-import itertools
 import os
 import select
 import stat
@@ -65,12 +63,13 @@ def read_prompts(reading: Reading) -> Iterator[str]:
     if sys.stdin is None:
         return
     errors = "replace" if reading.replace_invalid else "strict"
-    text = io.TextIOWrapper(
-        sys.stdin.buffer, encoding=reading.encoding, errors=errors, newline="\n"
-    )
-    for number in itertools.count(1):
+    decoder = codecs.getincrementaldecoder(reading.encoding)(errors)
+    number, text, ended = 1, "", False
+    while not ended:
         try:
-            line = text.readline(reading.limit + 1)
+            piece = sys.stdin.buffer.readline(reading.limit + 1)
+            ended = not piece
+            text += decoder.decode(piece, final=ended)
         except UnicodeDecodeError as error:
             raise BadInput(
                 f"line {number} of standard input is not {reading.encoding.upper()}; give "
@@ -78,13 +77,14 @@ def read_prompts(reading: Reading) -> Iterator[str]:
             ) from error
         except OSError as error:
             raise MissingInput(f"cannot read standard input: {error.strerror}") from error
-        if not line:
-            return
-        if len(line) > reading.limit:
+        if len(text) > reading.limit:
             raise BadInput(f"line {number} of standard input is too long; see --max-input")
-        if "\0" in line:
+        if "\0" in text:
             raise BadInput(f"line {number} of standard input holds NUL bytes: it looks binary")
-        yield _drop_last_line_end(line.removeprefix("\ufeff"))
+        *lines, text = [text, ""] if ended else text.split("\n")
+        for line in lines:
+            yield line.removeprefix("\ufeff").removesuffix("\r")
+            number += 1
 
 
 def read_attachment(path: str, reading: Reading) -> str:
