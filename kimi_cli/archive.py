@@ -27,6 +27,7 @@ LATEST = "latest"
 _NAME = re.compile(r"\w[\w.@+,=-]*")
 _LONGEST_NAME = 200
 _SUFFIX = ".jsonl"
+_BLOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class ConversationFile:
         """Name the file, which need not exist; *notify* is told of what was found torn."""
         self.path = path
         self._notify = notify
-        self._seen: tuple[int, int] | None = None
-        """Inode and size of the file as we last knew it."""
+        self._seen: _Sight | None = None
+        """The file as we last knew it."""
 
     @property
     def name(self) -> str:
@@ -95,11 +96,11 @@ class ConversationFile:
         """
         data = b"".join(entry.encode() for entry in entries)
         with self._open() as descriptor:
-            stat = os.fstat(descriptor)
-            if self._seen is not None and self._seen[0] != stat.st_ino:
+            now = _look_at(descriptor)
+            if self._seen is not None and not self._seen.is_same(now):
                 raise self._tell_gone()
-            alone = stat.st_size == (self._seen[1] if self._seen is not None else 0)
-            size = _mend_tail(descriptor, stat.st_size)
+            alone = now.size == (self._seen.size if self._seen is not None else 0)
+            size = _mend_tail(descriptor, now.size)
             self._write(descriptor, data, size)
             self._note(descriptor)
         return alone
@@ -135,10 +136,10 @@ class ConversationFile:
         Raises TemporaryFailure when the conversation has gone on elsewhere.
         """
         with self._open() as descriptor:
-            stat = os.fstat(descriptor)
-            if self._seen != (stat.st_ino, stat.st_size):
+            now = _look_at(descriptor)
+            if self._seen != now:
                 raise TemporaryFailure(f"conversation {self.name} went on in another process")
-            lines = io.BytesIO(os.pread(descriptor, stat.st_size, 0)).readlines()
+            lines = io.BytesIO(os.pread(descriptor, now.size, 0)).readlines()
             places = [place for place, line in enumerate(lines) if line.strip()]
             gone = {places[number] for number in numbers}
             first = min(gone)
@@ -149,8 +150,7 @@ class ConversationFile:
             self._note(descriptor)
 
     def _note(self, descriptor: int) -> None:
-        stat = os.fstat(descriptor)
-        self._seen = (stat.st_ino, stat.st_size)
+        self._seen = _look_at(descriptor)
 
     @contextmanager
     def _open(self) -> Iterator[int]:
@@ -212,11 +212,30 @@ class ConversationFile:
             raise
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """What tells one file from another that took its name: inodes are given again at once."""
+
+    inode: int
+    size: int
+    first_line: bytes
+
+    def is_same(self, other: _Sight) -> bool:
+        """Tell whether *other* is this file, longer or shorter."""
+        return (self.inode, self.first_line) == (other.inode, other.first_line)
+
+
+def _look_at(descriptor: int) -> _Sight:
+    stat = os.fstat(descriptor)
+    first_line = os.pread(descriptor, _BLOCK, 0).partition(b"\n")[0]
+    return _Sight(stat.st_ino, stat.st_size, first_line)
+
+
 def _mend_tail(descriptor: int, size: int) -> int:
     """Complete a last line that only lacks its end, cut back one that was torn; return the size."""
     start, tail = size, b""
     while start and b"\n" not in tail:
-        step = min(65536, start)
+        step = min(_BLOCK, start)
         start -= step
         tail = os.pread(descriptor, step, start) + tail
     end = tail.rfind(b"\n") + 1

@@ -510,7 +510,8 @@ def recall(
         return None
     from kimi_cli.archive import LATEST  # noqa: PLC0415
 
-    file = open_archive(terminal).find(kept.session or LATEST)
+    name = LATEST if kept.session is None else kept.session
+    file = open_archive(terminal).find(name)
     conversation = file.read()
     if conversation is None and kept.session is None:
         raise MissingInput("there is no conversation to go on with; ask something without -c first")
