@@ -320,10 +320,13 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:
             yield RecordError("invalid_text", f"the line is not UTF-8 at byte {error.start}")
 
 
-def read_table(delimiter: str) -> Callable[[BinaryIO], Iterator[Any]]:
-    """Return a reader of CSV rows by header; a short or long row is that row's error."""
+def read_table(delimiter: str) -> Callable[[BinaryIO, Callable[[int], None]], Iterator[Any]]:
+    """Return a reader of CSV rows by header; a short or long row is that row's error.
 
-    def read(file: BinaryIO) -> Iterator[Any]:
+    It says of each row in which line of the file it ends.
+    """
+
+    def read(file: BinaryIO, note_line: Callable[[int], None]) -> Iterator[Any]:
         csv.field_size_limit(2**31 - 1)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         rows = csv.DictReader(text, delimiter=delimiter, restkey="", strict=True)
@@ -334,8 +337,9 @@ def read_table(delimiter: str) -> Callable[[BinaryIO], Iterator[Any]]:
                 return
             except (csv.Error, UnicodeDecodeError) as error:
                 raise BadInput(f"line {rows.line_num}: not a table: {error}") from error
+            note_line(rows.line_num)
             if "" in row or None in row.values():
-                yield RecordError("bad_row", f"line {rows.line_num} has not the header's columns")
+                yield RecordError("bad_row", "the row has not the header's columns")
             else:
                 yield row
 

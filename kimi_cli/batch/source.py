@@ -63,6 +63,10 @@ class Source:
                 except OSError as error:
                     raise MissingInput(f"cannot read {path}: {error.strerror}") from error
 
+    def note_line(self, number: int) -> None:
+        """Note that the current file was read up to the line of that *number*."""
+        self._line = number
+
     def count_lines(self, file: BinaryIO) -> Iterator[bytes]:
         """Yield the lines of *file*, and keep count of its bytes."""
         for number, line in split_lines(file, self._longest):
@@ -87,7 +91,7 @@ Reader = Callable[[BinaryIO, Source], Iterator[Any]]
 KINDS: dict[str, Reader] = {
     "jsonl": lambda file, source: read_jsonl(source.count_lines(file)),
     "lines": lambda file, source: read_lines(source.count_lines(file)),
-    "csv": lambda file, source: read_table(",")(file),
-    "tsv": lambda file, source: read_table("\t")(file),
+    "csv": lambda file, source: read_table(",")(file, source.note_line),
+    "tsv": lambda file, source: read_table("\t")(file, source.note_line),
 }
 """The kinds of input by name."""

@@ -1,0 +1,444 @@
+"""Rows of a batch: how they are read, what they become, and how results are written."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Kimi
+from hypothesis import given
+from hypothesis import strategies as st
+from server import ReceivedRequest, ReplayServer, Reply, completion
+
+from kimi_cli.batch.records import (
+    BODY_FIELDS,
+    FORMATS,
+    BadRecord,
+    Record,
+    Result,
+    Shape,
+    encode_result,
+    fill_template,
+    make_record,
+    read_jsonl,
+    read_records,
+    split_lines,
+)
+
+Row = dict[str, Any]
+
+SHAPE = Shape({"model": "kimi-k2.5"})
+
+
+def read(data: bytes, shape: Shape = SHAPE, longest: int = 10_000) -> list[Record | BadRecord]:
+    """Read JSON Lines from bytes."""
+    lines = (line for _, line in split_lines(io.BytesIO(data), longest))
+    return list(read_records(read_jsonl(lines), shape))
+
+
+def make(row: Any, shape: Shape = SHAPE) -> Record:
+    """Make the record of a row that is good."""
+    record = make_record(1, row, shape)
+    assert isinstance(record, Record), record
+    return record
+
+
+def get_body(row: Any, shape: Shape = SHAPE) -> Row:
+    """Return what is sent for a row."""
+    body: Row = json.loads(make(row, shape).payload)
+    return body
+
+
+def user(text: str) -> Row:
+    """Return a user message."""
+    return {"role": "user", "content": text}
+
+
+# Forms
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"custom_id": "a", "body": {"messages": [user("x")]}}, [user("x")]),
+        ({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+          "body": {"messages": [user("x")]}, "messages": [user("other")]}, [user("x")]),
+        ({"messages": [user("x")], "prompt": "other"}, [user("x")]),
+        ({"prompt": "x"}, [user("x")]),
+        ({"prompt": "x", "system": "s"}, [{"role": "system", "content": "s"}, user("x")]),
+        ({"prompt": "x", "system": ""}, [user("x")]),
+        ([user("x"), {"role": "assistant", "content": "y"}, user("z")],
+         [user("x"), {"role": "assistant", "content": "y"}, user("z")]),
+        ("x", [user("x")]),
+    ],
+)  # fmt: skip
+def test_forms_are_recognised_in_order(row: Any, messages: list[Row]) -> None:
+    """A Batch line, messages, a prompt, an array, a string."""
+    assert get_body(row)["messages"] == messages
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        (None, "invalid_row"),
+        (7, "invalid_row"),
+        (True, "invalid_row"),
+        ({}, "invalid_row"),
+        ([], "invalid_row"),
+        ([7], "invalid_row"),
+        ([{"content": "no role"}], "invalid_row"),
+        ("", "empty_prompt"),
+        (" \n", "empty_prompt"),
+        ({"prompt": ""}, "empty_prompt"),
+        ({"prompt": 7}, "invalid_row"),
+        ({"prompt": "x", "system": 7}, "invalid_row"),
+        ({"messages": "x"}, "invalid_row"),
+        ({"messages": []}, "invalid_row"),
+        ({"body": "x"}, "invalid_row"),
+        ({"body": {}}, "invalid_row"),
+        ({"body": {"messages": [user("x")]}, "method": "GET"}, "invalid_row"),
+        ({"body": {"messages": [user("x")]}, "url": "/v1/embeddings"}, "invalid_row"),
+    ],
+)
+def test_bad_rows_are_errors_of_their_own(row: Any, code: str) -> None:
+    """With a code and a reason, and the number of the row as its id."""
+    record = make_record(3, row, SHAPE)
+    assert isinstance(record, BadRecord)
+    assert (record.code, record.id) == (code, "row-3")
+    assert record.message
+
+
+def test_unknown_keys_are_carried_and_never_sent() -> None:
+    """Those of the API are sent, those of the row come out again; stream is ours."""
+    row = {"prompt": "x", "seed": 7, "gold": [1], "stream": True, "stream_options": {"a": 1}}
+    record = make(row)
+    assert json.loads(record.payload) == {"model": "kimi-k2.5", "messages": [user("x")], "seed": 7}
+    assert record.carried == {"gold": [1]}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=9), st.integers() | st.text(), max_size=5))
+def test_only_the_fields_of_the_api_are_sent(extra: Row) -> None:
+    """Whatever else a row brings along."""
+    extra = {key: value for key, value in extra.items() if key not in ("body", "messages")}
+    row = {**extra, "prompt": "x"}
+    row.pop("system", None)
+    record = make_record(1, row, SHAPE)
+    if isinstance(record, Record):
+        assert set(json.loads(record.payload)) <= BODY_FIELDS
+
+
+def test_a_row_has_the_last_word() -> None:
+    """Over --model, --system and the other options."""
+    shape = Shape({"model": "m", "temperature": 1}, system="be brief")
+    assert get_body({"prompt": "x", "model": "own"}, shape)["model"] == "own"
+    assert get_body("x", shape)["messages"][0] == {"role": "system", "content": "be brief"}
+    own = {"prompt": "x", "system": "own", "temperature": 0}
+    assert get_body(own, shape)["messages"][0]["content"] == "own"
+    assert get_body(own, shape)["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "name"),
+    [
+        ({"custom_id": "a", "id": "b"}, None, "a"),
+        ({"id": "b"}, None, "b"),
+        ({"id": 7}, None, "7"),
+        ({"id": 0}, None, "0"),
+        ({"id": ""}, None, None),
+        ({"id": None}, None, None),
+        ({"id": True}, None, None),
+        ({"id": [1]}, None, None),
+        ({"id": "a", "key": "k"}, "key", "k"),
+        ({}, None, None),
+    ],
+)
+def test_ids(row: Row, field: str | None, name: str | None) -> None:
+    """custom_id, id, --id-field, else the number of the row."""
+    record = make({**row, "prompt": "x"}, Shape({"model": "m"}, id_field=field))
+    assert (record.id, record.named) == (name or "row-1", name is not None)
+
+
+def test_a_missing_id_field_is_the_rows_error() -> None:
+    """--id-field names a field that every row has."""
+    record = make_record(1, {"prompt": "x", "id": "a"}, Shape({"model": "m"}, id_field="key"))
+    assert isinstance(record, BadRecord)
+    assert record.code == "missing_id"
+
+
+def test_keys_are_of_what_is_asked() -> None:
+    """Neither the order of keys nor what is carried matters; the id and each parameter do."""
+    key = make({"prompt": "x", "seed": 1}).key
+    assert make({"seed": 1, "note": "n", "prompt": "x"}).key == key
+    others = [
+        {"prompt": "y", "seed": 1},
+        {"prompt": "x", "seed": 2},
+        {"prompt": "x"},
+        {"prompt": "x", "seed": 1, "id": "a"},
+    ]
+    assert len({key, *(make(other).key for other in others)}) == 5
+    assert make({"prompt": "x", "seed": 1}, Shape({"model": "other"})).key != key
+
+
+# Templates
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{a}", "one"),
+        ("{a}{a}", "oneone"),
+        ("{b.c.1}", "three"),
+        ("{b.c}", '["two","three"]'),
+        ("{d.e}", "whole"),
+        ("{{{a}}}", "{one}"),
+        ("{{a}}", "{a}"),
+        ("{f}", "{a} {{x}}"),
+        ("{n} {t} {z}", "7 true null"),
+        ("no field", "no field"),
+        ("{ü}", "ö"),
+    ],
+)
+def test_templates_are_filled_once(template: str, text: str) -> None:
+    """{field}, dotted paths, doubled braces; a value is never a template."""
+    row = {
+        "a": "one", "b": {"c": ["two", "three"]}, "d.e": "whole", "d": {"e": "part"},
+        "f": "{a} {{x}}", "n": 7, "t": True, "z": None, "ü": "ö",
+    }  # fmt: skip
+    assert fill_template(template, row) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "code"),
+    [
+        ("{x}", "missing_field"),
+        ("{a.b}", "missing_field"),
+        ("{l.2}", "missing_field"),
+        ("{l.-1}", "missing_field"),
+        ("{}", "missing_field"),
+        ("{", "bad_template"),
+        ("a}", "bad_template"),
+        ("{a", "bad_template"),
+    ],
+)
+def test_what_a_template_cannot_find_is_the_rows_error(template: str, code: str) -> None:
+    """With the name of the field, or of the brace."""
+    row = {"a": "x", "l": [1, 2]}
+    record = make_record(1, row, Shape({"model": "m"}, template=template))
+    assert isinstance(record, BadRecord)
+    assert record.code == code
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_a_value_is_put_in_as_it_is(value: str) -> None:
+    """Any text, braces and all."""
+    assert fill_template("<{v}>", {"v": value}) == f"<{value}>"
+
+
+# Lines
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), max_size=6))
+def test_lines_end_at_line_feeds_only(texts: list[str]) -> None:
+    """U+2028, U+0085, vertical tabs and form feeds are text, raw or escaped."""
+    data = "\n".join(json.dumps(text, ensure_ascii=False) for text in texts).encode()
+    got = [json.loads(record.payload)["messages"][0]["content"] for record in read(data)]  # type: ignore[union-attr]
+    assert got == texts
+
+
+def test_byte_order_mark_line_ends_and_blank_lines() -> None:
+    """None of them is a row, and the last line needs no end."""
+    data = b'\xef\xbb\xbf"one"\r\n\r\n  \n\t\n"two"\n\n"three"'
+    texts = [json.loads(record.payload)["messages"][0]["content"] for record in read(data)]  # type: ignore[union-attr]
+    assert texts == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{torn",
+        b"text",
+        b"NaN",
+        b'{"prompt":"x","seed":NaN}',
+        b'{"prompt":"x","seed":1e999}',
+        b'"\xff"',
+        b'"a" "b"',
+        b"\x1b[0m",
+        b"[" * 5000,
+        b'{"prompt":"\\ud800"}',
+        b"x" * 100,
+    ],
+)
+def test_a_bad_line_ends_nothing(line: bytes) -> None:
+    """It is one row's error, and the next row is read."""
+    records = read(b'"one"\n' + line + b'\n"three"\n', longest=6000 if len(line) != 100 else 50)
+    assert [type(record) for record in records] == [Record, BadRecord, Record]
+    assert records[1].id == "row-2"
+
+
+@pytest.mark.parametrize(("size", "fits"), [(20, True), (21, False)])
+def test_the_longest_line(size: int, fits: bool) -> None:
+    """Up to --max-line bytes; of a longer one nothing is held."""
+    line = b'"' + b"x" * (size - 3) + b'"'
+    records = read(line + b'\n"y"\n', longest=20)
+    assert [isinstance(record, Record) for record in records] == [fits, True]
+    if not fits:
+        assert "--max-line" in records[0].message  # type: ignore[union-attr]
+
+
+# Results
+
+MESSAGE = {"role": "assistant", "content": "answer", "reasoning_content": "Hm."}
+ERROR = {"code": "c", "message": "m", "class": "transient"}
+
+
+def make_result(row: Row, content: str = "answer", error: Row | None = None) -> Result:
+    """Return the result of a row."""
+    record = make(row)
+    document = {"id": "i", "choices": [{"message": {**MESSAGE, "content": content},
+                                        "finish_reason": "stop"}], "usage": {}}  # fmt: skip
+    if error is not None:
+        return Result(record, None, None, None, error, 1, 2)
+    return Result(record, 200, "r", document, None, 1, 2)
+
+
+@pytest.mark.parametrize("style", [style for style in FORMATS if style != "text"])
+@given(content=st.text(), note=st.text())
+def test_a_result_is_one_line(style: str, content: str, note: str) -> None:
+    """Of JSON that naive readers do not cut, with any text in it, and known again by its head."""
+    row = {"custom_id": "a", "prompt": "x", "note": note}
+    line = encode_result(make_result(row, content), style)
+    assert line.endswith(b"\n")
+    assert len(line.decode().splitlines()) == 1
+    document = json.loads(line)
+    assert list(document)[:2] == ["custom_id", "kimi"]
+    expected = content.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    found = {
+        "batch": lambda: document["response"]["body"]["choices"][0]["message"]["content"],
+        "flat": lambda: document["content"],
+        "merge": lambda: document["kimi_response"]["content"],
+    }[style]()
+    assert found == expected
+
+
+def test_the_formats() -> None:
+    """Each with its keys, in their order; a failure says its class in the head."""
+    row = {"custom_id": "a", "prompt": "x", "note": "n"}
+    good, bad = make_result(row), make_result(row, error=ERROR)
+    lines = {style: json.loads(encode_result(good, style)) for style in FORMATS}
+    assert list(lines["batch"]) == ["custom_id", "kimi", "id", "response", "error", "note"]
+    assert lines["batch"]["response"]["status_code"] == 200
+    assert lines["flat"] | {"kimi": None} == {
+        "custom_id": "a", "kimi": None, "content": "answer", "reasoning": "Hm.",
+        "finish_reason": "stop", "usage": {}, "error": None,
+    }  # fmt: skip
+    assert list(lines["merge"]) == ["custom_id", "kimi", "prompt", "note", "kimi_response"]
+    assert lines["text"] == "answer"
+    failed = {style: json.loads(encode_result(bad, style)) for style in FORMATS}
+    assert failed["batch"]["error"] == failed["flat"]["error"] == ERROR
+    assert failed["merge"]["kimi_response"]["error"] == ERROR
+    assert failed["text"] is None
+    for style in ("batch", "flat", "merge"):
+        assert list(failed[style]["kimi"])[:2] == ["key", "failed"]
+        assert failed[style]["kimi"]["failed"] == "transient"
+
+
+# The whole program
+
+
+@pytest.fixture
+def batch(kimi: Kimi, server: ReplayServer) -> Kimi:
+    """The command, pointed at a server that echoes, printing in order."""
+    server.answer(echo)
+    options = ("--ordered", "--format", "flat", "-q")
+    return kimi.but(
+        "batch", "--base-url", server.url, *options, env={"KIMI_TOKEN": "batch-token-1"}
+    )
+
+
+def echo(request: ReceivedRequest) -> Reply:
+    """Answer with the size and the beginning of the prompt."""
+    text: str = request.json["messages"][-1]["content"]
+    return completion(f"{len(text)} {text[:40]}")
+
+
+def list_contents(stdout: bytes) -> list[str | None]:
+    """Return the answers of flat lines."""
+    return [json.loads(line)["content"] for line in stdout.splitlines()]
+
+
+def test_tables(batch: Kimi) -> None:
+    """CSV with quoted line ends and a BOM, TSV with quotes as text; wrong rows are named."""
+    table = '\ufeffid,text\r\n1,"a\nb, c"\r\n2,only,too,many\r\n3,"say ""hi"""\r\n4\r\n'
+    result = batch("--csv", "-p", "{text}", stdin=table.encode())
+    assert result.status == 4
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["custom_id"] for line in lines] == ["1", "row-2", "3", "row-4"]
+    assert [line["content"] for line in lines] == ["6 a\nb, c", None, '8 say "hi"', None]
+    assert "-:4: the row has not the header's columns" in lines[1]["error"]["message"]
+    result = batch("--tsv", "-p", "{text}", stdin=b"id\ttext\n1\ta, b\n2\tc\n")
+    assert list_contents(result.stdout) == ["4 a, b", "1 c"]
+
+
+def test_lines_of_text(batch: Kimi) -> None:
+    """Each is a prompt, whatever it looks like; CR LF is no text, blank lines are none."""
+    data = b'one\r\n\r\n{"prompt": "x"}\n  two  \n\xff\nlast'
+    result = batch("--lines", stdin=data)
+    assert result.status == 4
+    assert list_contents(result.stdout) == [
+        "3 one",
+        '15 {"prompt": "x"}',
+        "7   two  ",
+        None,
+        "4 last",
+    ]
+
+
+def test_several_files_and_standard_input(batch: Kimi, tmp_path: Path) -> None:
+    """One after the other, rows counted over all; a bad line is named by its own file."""
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text('"one"\n')
+    second.write_text('"three"\n{torn\n')
+    result = batch(str(first), "-", str(second), stdin=b'"two"')
+    assert result.status == 4
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["content"] for line in lines] == ["3 one", "3 two", "5 three", None]
+    assert [line["custom_id"] for line in lines] == [f"row-{number}" for number in range(1, 5)]
+    assert f"{second}:2: " in lines[3]["error"]["message"]
+    missing = batch(str(first), str(tmp_path / "c.jsonl"))
+    assert (missing.status, missing.stdout) == (66, b"")
+
+
+def test_a_template_from_a_file(batch: Kimi, tmp_path: Path) -> None:
+    """-p @FILE, without its last line end; one that is missing is 66."""
+    template = tmp_path / "template.txt"
+    template.write_text("Say\n{x}!\n")
+    result = batch("-p", f"@{template}", stdin=b'{"x": "hi"}\n')
+    assert list_contents(result.stdout) == ["7 Say\nhi!"]
+    assert batch("-p", f"@{template}.x", stdin=b"{}").status == 66
+
+
+def test_a_line_of_50_megabytes(batch: Kimi, server: ReplayServer) -> None:
+    """Is sent whole, once --max-line and the host allow it; a longer one is named."""
+    row = b'{"custom_id":"big","prompt":"' + b"x" * 50_000_000 + b'"}\n'
+    result = batch("--format", "flat", stdin=row + b'"small"\n')
+    assert list_contents(result.stdout) == ["50000000 " + "x" * 40, "5 small"]
+    result = batch("--max-line", "1000", stdin=row + b'"small"\n')
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["custom_id"] for line in lines] == ["row-1", "row-2"]
+    assert "-:1: the line is too long; see --max-line" in lines[0]["error"]["message"]
+
+
+def test_a_dry_run_checks_every_row(batch: Kimi, server: ReplayServer) -> None:
+    """The first body, the counts, the bad rows by name: no request, no token."""
+    rows = b'{torn\n{"prompt":"x","seed":1}\n"y"\n7\n'
+    bare = Kimi(batch.program, batch.environment, batch.folder)
+    result = bare("batch", "--dry-run", "-m", "m", stdin=rows, env={"KIMI_TOKEN": None})
+    assert result.status == 65
+    assert json.loads(result.stdout) == {"messages": [user("x")], "model": "m", "seed": 1}
+    assert "row 1: -:1: the line is not JSON" in result.error
+    assert "2 rows can be sent, 2 cannot" in result.error
+    assert bare("batch", "--dry-run", stdin=b'"y"\n', env={"KIMI_TOKEN": None}).status == 0
+    assert not server.requests
