@@ -8,7 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -287,9 +287,8 @@ def batch(
                 pace=_make_pace(settings, options),
                 write_out=terminal.write,
                 started=watch.start,
-                tick=progress.tick,
+                tick=watch.tick,
             )
-        progress.close()
     _report(terminal, campaign.tally, options)
     if watch.signum is not None:
         raise Terminated(watch.signum)
@@ -428,8 +427,8 @@ class _Watch:
         self._terminal = terminal
         self._progress = progress
         self._runner: Runner | None = None
-        self._asked = 0
-        self._is_telling = False
+        self._wants: list[str | None] = []
+        """What is to be said at the next tick; None for how the run stands."""
         self.signum: int | None = None
 
     def start(self, runner: Runner) -> None:
@@ -443,18 +442,23 @@ class _Watch:
         self.signum = signum
         drain = _DRAIN_INTERRUPT if signum == signal.SIGINT else _DRAIN_TERMINATE
         runner.stop(signal.Signals(signum).name, ExitStatus.TEMPORARY, drain=drain)
-        self._terminal.warn(
+        self._wants.append(
             f"waiting up to {drain:g} s for {runner.in_flight} requests in flight; again to leave"
         )
 
-    def tell(self, signum: int) -> None:
-        """Say how the run stands; signals may come faster than they are answered."""
-        self._asked += 1
-        while self._runner is not None and self._asked and not self._is_telling:
-            self._is_telling = True
-            self._asked -= 1
-            self._terminal.complain(self._progress.compose(self._runner))
-            self._is_telling = False
+    def ask(self, signum: int) -> None:
+        """Want to know how the run stands."""
+        self._wants.append(None)
+
+    def tick(self, runner: Runner) -> None:
+        """Show progress, and say what signals asked for: they may have come in mid-write."""
+        self._progress.tick(runner)
+        while self._wants:
+            message = self._wants.pop(0)
+            if message is None:
+                self._terminal.complain(self._progress.compose(runner))
+            else:
+                self._terminal.warn(message)
 
 
 @contextmanager
@@ -463,8 +467,8 @@ def _interruptible(terminal: Terminal, progress: Progress) -> Iterator[_Watch]:
     watch = _Watch(terminal, progress)
     ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers: dict[int, Callable[[int], None]] = {**dict.fromkeys(ending, watch.stop)}
-    handlers[signal.SIGUSR1] = watch.tell
-    with handle_signals(handlers):
+    handlers[signal.SIGUSR1] = watch.ask
+    with closing(progress), handle_signals(handlers):
         yield watch
 
 
