@@ -10,7 +10,8 @@
 PYTHON = python3
 VENV = .venv
 BIN = $(VENV)/bin
-PYTEST_FLAGS = -n auto
+# Two for each processor: many tests wait for the program's own clocks.
+PYTEST_FLAGS = -n $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 # install puts the program, with the packages it needs, into a folder of its own. So it works with
 # whatever else is in PREFIX, and uninstall knows what to remove. DEPS=no is for those who package

@@ -8,6 +8,7 @@ its beginning; one that somebody has begun to read belongs to a shell loop; a de
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import select
 import stat
@@ -21,6 +22,7 @@ STDIN = "-"
 _IN = 0
 _PIECE = 2**20
 _HINT_AFTER = 2.0
+_LOOK_EVERY = 0.5
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,11 @@ def _read_bounded(descriptor: int, name: str, limit: int) -> bytes:
 
 def _read_piece(descriptor: int) -> bytes:
     while True:
-        try:
-            return os.read(descriptor, _PIECE)
-        except BlockingIOError:
-            select.select([descriptor], [], [])
+        # Not in read: a signal that comes just before it blocks would be seen only after it.
+        ready, _, _ = select.select([descriptor], [], [], _LOOK_EVERY)
+        if ready:
+            with contextlib.suppress(BlockingIOError):
+                return os.read(descriptor, _PIECE)
 
 
 def _decode(data: bytes, name: str, reading: Reading) -> str:

@@ -13,7 +13,7 @@ from kimi_cli import __version__
 from kimi_cli.api import codec
 from kimi_cli.api.catalogue import Model
 from kimi_cli.api.channel import Channel
-from kimi_cli.api.limits import Limits
+from kimi_cli.api.limits import Limits, sleep
 from kimi_cli.api.messages import (
     ChunkFolder,
     Completion,
@@ -245,7 +245,7 @@ class Client:
                 if delay is None:
                     raise
                 self._notify(Retry(attempt, policy.retries, delay, error))
-                time.sleep(delay)
+                sleep(delay)
         raise AssertionError("unreachable")
 
     def _complete_once(self, request: Request, deadline: float | None) -> Completion:

@@ -16,6 +16,13 @@ TICK = 1.0
 """Longest wait between two looks at the clock, in seconds."""
 
 
+def sleep(seconds: float) -> None:
+    """Wait, but never long without a look at the signals that may have come meanwhile."""
+    ends = time.monotonic() + seconds
+    while (left := ends - time.monotonic()) > 0:
+        time.sleep(min(left, TICK))
+
+
 @dataclass(frozen=True)
 class Limits:
     """Seconds for a connection, between two data events, and for the whole call (None: any)."""
