@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -589,6 +590,21 @@ def test_markdown_is_rendered_on_request(chat: Start, server: ReplayServer, rend
         assert places == sorted(places)
 
 
+def test_a_long_answer_is_rendered_once(chat: Start, server: ReplayServer) -> None:
+    """Longer than the screen: no line is lost, none is drawn again, nothing moves the cursor up."""
+    parts = [f"Paragraph {number} has *some* text.\n\n" for number in range(60)]
+    parts += ["```\n", *(f"code {number}\n\n" for number in range(60)), "```\n\nLast."]
+    server.script(stream(*parts))
+    with chat("--markdown", "question") as screen:
+        screen.see("Last.")
+        screen.see_prompt()
+        shown = re.sub(rb"\x1b\[[0-9;]*m", b"", screen.received)
+        assert re.findall(rb"Paragraph (\d+) has some", shown) == [b"%d" % n for n in range(60)]
+        assert re.findall(rb"code (\d+)", shown) == [b"%d" % n for n in range(60)]
+        answer = shown[shown.index(b"Paragraph 0") : shown.index(b"Last.")]
+        assert b"\x1b" not in answer
+
+
 def test_nothing_is_kept_on_request(chat: Start, home: Path) -> None:
     """Neither what is said nor what is typed."""
     before = sorted(home.rglob("*"))
@@ -679,6 +695,12 @@ def test_each_line_is_a_question(piped: Kimi, server: ReplayServer, home: Path) 
         "two\u2028three",
     ]
     assert not (home / CONVERSATIONS).exists()
+
+
+def test_a_pipe_gets_plain_text(piped: Kimi, server: ReplayServer) -> None:
+    """With --markdown as well."""
+    server.script(stream("# Head\n\n**bold**"))
+    assert piped("--markdown", stdin=b"one\n").stdout == b"# Head\n\n**bold**\n"
 
 
 def test_json_is_one_object_a_line(piped: Kimi) -> None:
