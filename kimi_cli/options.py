@@ -1,4 +1,4 @@
-"""Options that several commands share, each in one place, and the client that they describe."""
+"""Options that several commands share, each in one place."""
 
 from __future__ import annotations
 
@@ -8,34 +8,20 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import click
 
-from kimi_cli.config import SETTINGS, ConfigFile, find_config_path, find_folder, read_config
-from kimi_cli.errors import ConfigError, KimiError, MissingInput
+from kimi_cli.config import ConfigFile, find_config_path, read_config
+from kimi_cli.errors import ConfigError
 from kimi_cli.prompt import decode_argument
-from kimi_cli.settings import Settings, resolve
 from kimi_cli.terminal import Terminal
-
-if TYPE_CHECKING:
-    from kimi_cli.api.client import Client, Retry
-    from kimi_cli.api.messages import Message, Request
-    from kimi_cli.archive import Archive, ConversationFile
-    from kimi_cli.conversation import Conversation, Manner
-    from kimi_cli.credentials import BearerToken, Stores
-    from kimi_cli.dialogue import Dialogue
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_PATIENCE = 120.0
-"""Seconds without data: reasoning trickles, but a dead connection must end (api.md, 4.4)."""
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LONG_PATIENCE = 600.0
-"""Seconds for a whole answer in one piece, and for an engine that reads the prompt here."""
 
 pass_terminal = click.make_pass_decorator(Terminal)
 
@@ -159,17 +145,6 @@ def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in profiles if name.startswith(incomplete)]
 
 
-def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Offer the conversations that there are."""
-    from kimi_cli.archive import LATEST  # noqa: PLC0415
-
-    try:
-        names = open_archive(Terminal(os.environ)).list_names()
-    except KimiError:
-        return []
-    return [name for name in names if name.startswith(incomplete) and name != LATEST]
-
-
 @dataclass(frozen=True, kw_only=True)
 class HostOptions:
     """Where the request goes; None means not given."""
@@ -220,37 +195,6 @@ class RequestOptions:
         return given | dict(self.option)
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputOptions:
-    """What becomes part of the prompt besides its words."""
-
-    file: tuple[str, ...]
-    no_stdin: bool
-    encoding: str
-    replace_invalid: bool
-    max_input: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerOptions:
-    """How an answer is asked for and shown; None means not given."""
-
-    no_stream: bool
-    as_json: bool
-    reasoning: str | None
-    markdown: bool | None
-    allow_incomplete: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversationOptions:
-    """Which conversation goes on, and whether it is kept; None means not given."""
-
-    go_on: bool
-    session: str | None
-    save: bool | None
-
-
 def bundle(kind: type, name: str, *options: Callable[..., Any]) -> Callable[[Command], Command]:
     """Make a decorator that adds *options* and hands their values on as one *kind*."""
     names = [field.name for field in fields(kind)]
@@ -280,11 +224,13 @@ host_options = bundle(
     click.option("--base-url", metavar="URL", help="Send to URL/chat/completions."),
 )
 
+
 token_file_option = click.option(
     "--token-file",
     metavar="PATH",
     help="Read the bearer token from PATH (mode 0600), or from stdin for -.",
 )
+
 
 connection_options = bundle(
     ConnectionOptions,
@@ -311,6 +257,7 @@ connection_options = bundle(
         help="Try again up to N times while no part of an answer has come (2; batch 4).",
     ),
 )
+
 
 request_options = bundle(
     RequestOptions,
@@ -360,87 +307,6 @@ request_options = bundle(
     ),
 )
 
-input_options = bundle(
-    InputOptions,
-    "given",
-    click.option(
-        "-f",
-        "--file",
-        multiple=True,
-        metavar="PATH",
-        type=click.Path(),
-        help="Attach a text file, headed by its name; repeatable.",
-    ),
-    click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone."),
-    click.option(
-        "--encoding",
-        type=Encoding(),
-        default="utf-8",
-        metavar="NAME",
-        help="Decode files and stdin as NAME (utf-8).",
-    ),
-    click.option(
-        "--replace-invalid", is_flag=True, help="Replace bytes that cannot be decoded by U+FFFD."
-    ),
-    click.option(
-        "--max-input",
-        type=click.IntRange(1),
-        default=64 * 2**20,
-        metavar="BYTES",
-        help="Refuse larger files and stdin (67108864).",
-    ),
-)
-
-
-answer_options = bundle(
-    AnswerOptions,
-    "style",
-    click.option("--no-stream", is_flag=True, help="Ask for one JSON reply instead of a stream."),
-    click.option(
-        "--json", "as_json", is_flag=True, help="Print the whole answer as one JSON object."
-    ),
-    click.option(
-        "--reasoning",
-        type=click.Choice(["show", "hide"]),
-        help="Show the model's reasoning on stderr (default), or hide it.",
-    ),
-    click.option(
-        "--markdown",
-        is_flag=True,
-        default=None,
-        help="Render the answer's Markdown on a terminal.",
-    ),
-    click.option(
-        "--allow-incomplete",
-        is_flag=True,
-        help="Exit 0 even if the answer ended early or is empty.",
-    ),
-)
-
-conversation_options = bundle(
-    ConversationOptions,
-    "kept",
-    click.option(
-        "-c", "--continue", "go_on", is_flag=True, help="Go on with the latest conversation."
-    ),
-    click.option(
-        "-S",
-        "--session",
-        type=Text(),
-        metavar="NAME",
-        shell_complete=complete_sessions,
-        help="Go on with the conversation NAME, or begin it.",
-    ),
-    click.option(
-        "--no-save",
-        "save",
-        flag_value=False,
-        type=bool,
-        default=None,
-        help="Keep nothing of this conversation.",
-    ),
-)
-
 
 def verbosity_options(command: Command) -> Command:
     """Add -q and -v, which set up the terminal."""
@@ -454,263 +320,3 @@ def verbosity_options(command: Command) -> Command:
     quiet = click.option("-q", "--quiet", is_flag=True, help="Write nothing to stderr but errors.")
     verbose = click.option("-v", "--verbose", is_flag=True, help="Tell on stderr what goes on.")
     return quiet(verbose(pass_terminal(wrapper)))  # type: ignore[arg-type,return-value]
-
-
-def load_settings(
-    terminal: Terminal, *bundles: object, conversation: Conversation | None = None
-) -> Settings:
-    """Settle what is in force, by the options in *bundles* and the *conversation* that goes on.
-
-    Warns of unknown keys. Raises ConfigError, also where the conversation was held with another
-    host: what was said there goes nowhere else unless this run's own options say so.
-    """
-    options = {
-        name: getattr(bundle, name)
-        for bundle in bundles
-        for name in SETTINGS
-        if hasattr(bundle, name)
-    }
-    config = read_config(find_config_path(os.environ))
-    for warning in config.warnings:
-        terminal.warn(warning)
-    manner = conversation.manner if conversation is not None else None
-    if manner is None:
-        return resolve(options, os.environ, config)
-    kept = {"profile": manner.profile, "model": manner.model}
-    settings = resolve(options, os.environ, config, kept)
-    named = {"--profile", "--base-url"} & {
-        settings.sources["profile"],
-        settings.sources["base_url"],
-    }
-    if not named and (settings.base_url or None) != manner.base_url:
-        raise ConfigError(
-            f"this conversation was held with {manner.base_url or manner.profile}, not "
-            f"{settings.base_url or settings.profile.name}; say with --base-url or --profile "
-            "where it goes on"
-        )
-    return settings
-
-
-def open_archive(terminal: Terminal) -> Archive:
-    """Return where conversations are kept."""
-    from kimi_cli.archive import Archive  # noqa: PLC0415 - most runs keep nothing
-
-    state = find_folder(os.environ, "XDG_STATE_HOME", ".local/state")
-    return Archive(state / "conversations", terminal.warn)
-
-
-def recall(
-    terminal: Terminal, kept: ConversationOptions
-) -> tuple[ConversationFile, Conversation | None] | None:
-    """Return the conversation that *kept* names, and its file; None when it names none.
-
-    Raises MissingInput when there is nothing to go on with, BadInput for a damaged file.
-    """
-    if not kept.go_on and kept.session is None:
-        return None
-    from kimi_cli.archive import LATEST  # noqa: PLC0415
-
-    name = LATEST if kept.session is None else kept.session
-    file = open_archive(terminal).find(name)
-    conversation = file.read()
-    if conversation is None and kept.session is None:
-        raise MissingInput("there is no conversation to go on with; ask something without -c first")
-    return file, conversation
-
-
-def is_saved(terminal: Terminal, settings: Settings, kept: ConversationOptions) -> bool:
-    """Tell whether what is said now is kept: by a person at a terminal, or under a name."""
-    saves = settings.save and (kept.session is not None or terminal.out_is_terminal)
-    if kept.session is not None and not saves:
-        why = "--no-save" if kept.save is False else settings.sources["save"]
-        terminal.warn(f"conversation {kept.session} is not saved ({why})")
-    return saves
-
-
-def open_dialogue(
-    terminal: Terminal,
-    kept: ConversationOptions,
-    recalled: tuple[ConversationFile, Conversation | None] | None,
-    *,
-    saves: bool,
-) -> Dialogue:
-    """Return the conversation that the next turn belongs to."""
-    from kimi_cli.archive import LATEST  # noqa: PLC0415
-    from kimi_cli.dialogue import Dialogue  # noqa: PLC0415
-
-    if recalled is not None:
-        file, conversation = recalled
-        must_save = kept.session is not None
-        return Dialogue(
-            conversation, file if saves else None, warn=terminal.warn, must_save=must_save
-        )
-    latest = open_archive(terminal).find(LATEST) if saves else None
-    return Dialogue(None, latest, warn=terminal.warn, is_new=True, must_save=False)
-
-
-def list_parameters(
-    asked: RequestOptions, settings: Settings, conversation: Conversation | None
-) -> dict[str, Any]:
-    """Return the body fields that were given, now or earlier in the conversation."""
-    manner = conversation.manner if conversation is not None else None
-    if manner is None or not manner.is_of(settings.profile.name):
-        return asked.list_parameters()
-    return {**manner.options, **asked.list_parameters()}
-
-
-def find_window(settings: Settings) -> int | None:
-    """Return the tokens that the profile's engine reads; None for a host, which may not tell."""
-    if not settings.needs_engine:
-        return None
-    from kimi_cli import local  # noqa: PLC0415 - an optional extra
-
-    return local.CONTEXT_TOKENS
-
-
-def make_manner(settings: Settings, parameters: Mapping[str, Any]) -> Manner:
-    """Return what a conversation remembers of how a question was asked."""
-    from kimi_cli.conversation import Manner  # noqa: PLC0415 - most runs keep nothing
-
-    return Manner(
-        model=settings.model,
-        profile=settings.profile.name,
-        base_url=settings.base_url or None,
-        options=parameters,
-    )
-
-
-def compose_messages(
-    dialogue: Dialogue | None, settings: Settings, prompt: str, *, system: str | None
-) -> list[Message]:
-    """Return the messages up to the question *prompt*, with those of the *dialogue* before."""
-    from kimi_cli.api.messages import Message  # noqa: PLC0415
-
-    if dialogue is not None:
-        return dialogue.compose(prompt, settings.model, system=system)
-    before = [] if system is None else [Message("system", system)]
-    return [*before, Message("user", prompt)]
-
-
-def build_request(
-    settings: Settings, messages: Sequence[Message], parameters: Mapping[str, Any], **how: Any
-) -> Request:
-    """Return the request for the next answer; *how* goes to Request. Raises UsageError."""
-    if parameters.get("n", 1) != 1:
-        raise click.UsageError("an answer has one text here; run the command again instead of n=…")
-    from kimi_cli.api.messages import Request  # noqa: PLC0415
-
-    return Request(
-        model=settings.model,
-        messages=tuple(messages),
-        ask_usage=settings.profile.ask_usage,
-        parameters=parameters,
-        **how,
-    )
-
-
-def open_stores(terminal: Terminal, environment: Mapping[str, str]) -> Stores:
-    """Return where tokens are kept between runs."""
-    from kimi_cli.credentials import Stores  # noqa: PLC0415
-    from kimi_cli.keychain import Keychain  # noqa: PLC0415
-    from kimi_cli.tokenfile import TokenFile  # noqa: PLC0415
-
-    folder = find_folder(environment, "XDG_CONFIG_HOME", ".config")
-    return Stores(
-        Keychain(environment, attended=terminal.err_is_terminal, notify=terminal.complain),
-        TokenFile(folder / "tokens.json"),
-    )
-
-
-@contextmanager
-def open_client(
-    terminal: Terminal, settings: Settings, connection: ConnectionOptions, *, stream: bool = True
-) -> Iterator[Client]:
-    """Yield a client for what *settings* and *connection* describe.
-
-    Starts the profile's engine where it has one. Raises ConfigError.
-    """
-    if connection.no_auth and connection.token_file is not None:
-        raise click.UsageError("--no-auth and --token-file exclude each other")
-    with ExitStack() as stack:
-        if settings.needs_engine:
-            base_url, value = stack.enter_context(_start_engine(settings))
-        else:
-            base_url = settings.base_url
-            token = None
-            if connection.token_file is not None or not (connection.no_auth or settings.is_open):
-                token = find_token(terminal, settings, connection.token_file)
-            base_url, value = settings.base_url, token.value if token else None
-        terminal.tell(f"model {settings.model} ({settings.sources['model']}) at {base_url}")
-        yield _make_client(terminal, settings, base_url, value, stream=stream)
-
-
-def _make_client(
-    terminal: Terminal, settings: Settings, base_url: str, token: str | None, *, stream: bool
-) -> Client:
-    from kimi_cli.api.client import Client  # noqa: PLC0415 - requests is loaded only to send
-    from kimi_cli.api.limits import Limits  # noqa: PLC0415
-    from kimi_cli.api.retry import RetryPolicy  # noqa: PLC0415
-    from kimi_cli.api.transport import Transport  # noqa: PLC0415
-    from kimi_cli.network import find_route  # noqa: PLC0415
-
-    if token is not None:
-        terminal.hide(token)
-    in_one_piece = not stream or settings.needs_engine
-    limits = Limits(
-        connect=settings.connect_timeout,
-        idle=settings.timeout or (_LONG_PATIENCE if in_one_piece else _PATIENCE),
-        total=settings.max_time,
-    )
-    return Client(
-        Transport(find_route(base_url, os.environ)),
-        bearer_token=token,
-        limits=limits,
-        policy=RetryPolicy(retries=settings.retries),
-        notify=lambda retry: terminal.warn(_describe_retry(retry)),
-    )
-
-
-def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
-    """Ask the host about *token*, at no cost; raises Refused when it says no.
-
-    A host that cannot be asked now is no reason to keep the token from being stored.
-    """
-    from kimi_cli.api.refusals import Refused, Verdict  # noqa: PLC0415
-
-    client = _make_client(
-        terminal, replace(settings, retries=0, timeout=10.0), settings.base_url, token, stream=True
-    )
-    try:
-        client.probe(has_models=not settings.is_documented)
-    except Refused as error:
-        if error.refusal.verdict is Verdict.TOKEN_REFUSED:
-            raise
-    except KimiError as error:
-        terminal.warn(f"the token is not verified: {error}")
-
-
-def find_token(terminal: Terminal, settings: Settings, token_file: str | None) -> BearerToken:
-    """Return the bearer token of the origin; raises ConfigError when there is none."""
-    from kimi_cli.credentials import find_bearer_token  # noqa: PLC0415
-
-    stores = open_stores(terminal, os.environ)
-    token = find_bearer_token(settings, os.environ, stores, token_file=token_file)
-    terminal.hide(token.value)
-    terminal.tell(f"bearer token from {token.source}")
-    return token
-
-
-@contextmanager
-def _start_engine(settings: Settings) -> Iterator[tuple[str, str | None]]:
-    """Start the engine in this process; yield its base URL and its bearer token."""
-    from kimi_cli import local  # noqa: PLC0415 - an optional extra
-
-    model = local.find_model(settings.local_model)
-    with local.serve(model, alias=settings.model) as endpoint:
-        yield endpoint.base_url, endpoint.bearer_token
-
-
-def _describe_retry(retry: Retry) -> str:
-    return (
-        f"{retry.error}; trying again in {retry.delay:.1f} s ({retry.attempt} of {retry.attempts})"
-    )

@@ -24,6 +24,7 @@ FLOORS = (
     {"prompt", "text", "transcript", "markdown", "listing", "batch"},
     {"answer", "conversation", "archive", "dialogue"},
     {"options"},
+    {"service", "session"},
     {"chat"},
     {"commands"},
     {"cli", "__main__"},
@@ -36,6 +37,8 @@ ENVIRONMENT_READERS = {
     "config",
     "options",
     "prompt",
+    "service",
+    "session",
 }
 
 

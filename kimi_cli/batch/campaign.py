@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -138,6 +137,8 @@ class Campaign:
 
 def _find_files(patterns: Iterable[str]) -> Iterator[Path]:
     """Yield the files that *patterns* name; raises MissingInput for a plain name without one."""
+    import glob  # noqa: PLC0415 - takes long to load, and most runs name no other output
+
     for pattern in patterns:
         found = glob.glob(pattern)
         if not found and not glob.has_magic(pattern):

@@ -7,7 +7,6 @@ with one line is that record's error, never the end of the run.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import re
@@ -325,6 +324,8 @@ def read_table(delimiter: str) -> Callable[[BinaryIO, Callable[[int], None]], It
 
     It says of each row in which line of the file it ends.
     """
+
+    import csv  # noqa: PLC0415 - most inputs are JSON Lines
 
     def read(file: BinaryIO, note_line: Callable[[int], None]) -> Iterator[Any]:
         csv.field_size_limit(2**31 - 1)

@@ -15,7 +15,7 @@ from kimi_cli.chat.status import StatusLine, hush_keyboard
 from kimi_cli.conversation import Conversation
 from kimi_cli.dialogue import Dialogue
 from kimi_cli.errors import BadInput, MissingInput, Terminated
-from kimi_cli.options import build_request, make_manner
+from kimi_cli.session import build_request, make_manner
 from kimi_cli.settings import Settings
 from kimi_cli.terminal import Terminal
 

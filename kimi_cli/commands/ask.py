@@ -7,30 +7,31 @@ from typing import TYPE_CHECKING
 import click
 
 from kimi_cli.options import (
-    AnswerOptions,
     ConnectionOptions,
-    ConversationOptions,
     HostOptions,
-    InputOptions,
     RequestOptions,
-    answer_options,
-    build_request,
-    compose_messages,
     connection_options,
-    conversation_options,
     host_options,
-    input_options,
-    is_saved,
-    list_parameters,
-    load_settings,
-    make_manner,
-    open_client,
-    open_dialogue,
-    recall,
     request_options,
     verbosity_options,
 )
 from kimi_cli.prompt import Reading, compose_prompt
+from kimi_cli.service import load_settings, open_client
+from kimi_cli.session import (
+    AnswerOptions,
+    ConversationOptions,
+    InputOptions,
+    answer_options,
+    build_request,
+    compose_messages,
+    conversation_options,
+    input_options,
+    is_saved,
+    list_parameters,
+    make_manner,
+    open_dialogue,
+    recall,
+)
 from kimi_cli.terminal import Terminal
 
 if TYPE_CHECKING:

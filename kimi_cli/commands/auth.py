@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kimi_cli.errors import ConfigError, MissingInput
-from kimi_cli.options import (
-    HostOptions,
-    find_token,
-    host_options,
-    load_settings,
-    open_stores,
-    token_file_option,
-    verbosity_options,
-    verify_token,
-)
+from kimi_cli.options import HostOptions, host_options, token_file_option, verbosity_options
+from kimi_cli.service import find_token, load_settings, open_stores, verify_token
 from kimi_cli.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -39,12 +39,11 @@ from kimi_cli.options import (
     bundle,
     connection_options,
     host_options,
-    load_settings,
-    open_client,
     request_options,
     verbosity_options,
 )
 from kimi_cli.profiles import Profile
+from kimi_cli.service import load_settings, open_client
 from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
 

@@ -15,29 +15,30 @@ from kimi_cli.answer import Style, judge
 from kimi_cli.chat.talk import Talk
 from kimi_cli.errors import BadInput, KimiError, Terminated
 from kimi_cli.options import (
-    AnswerOptions,
     ConnectionOptions,
-    ConversationOptions,
     HostOptions,
-    InputOptions,
     RequestOptions,
-    answer_options,
     connection_options,
-    conversation_options,
-    find_window,
     host_options,
-    input_options,
-    is_saved,
-    list_parameters,
-    load_settings,
-    open_archive,
-    open_client,
-    open_dialogue,
-    recall,
     request_options,
     verbosity_options,
 )
 from kimi_cli.prompt import STDIN, Reading, decode_argument, read_attachment, read_prompts
+from kimi_cli.service import load_settings, open_client
+from kimi_cli.session import (
+    AnswerOptions,
+    ConversationOptions,
+    InputOptions,
+    answer_options,
+    conversation_options,
+    find_window,
+    input_options,
+    is_saved,
+    list_parameters,
+    open_archive,
+    open_dialogue,
+    recall,
+)
 from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
 

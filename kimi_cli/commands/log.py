@@ -10,7 +10,8 @@ import click
 
 from kimi_cli.errors import KimiError
 from kimi_cli.listing import format_table
-from kimi_cli.options import Duration, Text, complete_sessions, open_archive, verbosity_options
+from kimi_cli.options import Duration, Text, verbosity_options
+from kimi_cli.session import complete_sessions, open_archive
 from kimi_cli.terminal import Terminal
 
 EPILOG = """\b

@@ -9,10 +9,9 @@ from kimi_cli.options import (
     HostOptions,
     connection_options,
     host_options,
-    load_settings,
-    open_client,
     verbosity_options,
 )
+from kimi_cli.service import load_settings, open_client
 from kimi_cli.terminal import Terminal
 
 EPILOG = """\b

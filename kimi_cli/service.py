@@ -1,0 +1,170 @@
+"""The host that options describe: what is in force, the bearer token, the client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from kimi_cli.config import SETTINGS, find_config_path, find_folder, read_config
+from kimi_cli.errors import ConfigError, KimiError
+from kimi_cli.options import ConnectionOptions
+from kimi_cli.settings import Settings, resolve
+from kimi_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from kimi_cli.api.client import Client, Retry
+    from kimi_cli.conversation import Conversation
+    from kimi_cli.credentials import BearerToken, Stores
+
+_PATIENCE = 120.0
+"""Seconds without data: reasoning trickles, but a dead connection must end (api.md, 4.4)."""
+_LONG_PATIENCE = 600.0
+"""Seconds for a whole answer in one piece, and for an engine that reads the prompt here."""
+
+
+def load_settings(
+    terminal: Terminal, *bundles: object, conversation: Conversation | None = None
+) -> Settings:
+    """Settle what is in force, by the options in *bundles* and the *conversation* that goes on.
+
+    Warns of unknown keys. Raises ConfigError, also where the conversation was held with another
+    host: what was said there goes nowhere else unless this run's own options say so.
+    """
+    options = {
+        name: getattr(bundle, name)
+        for bundle in bundles
+        for name in SETTINGS
+        if hasattr(bundle, name)
+    }
+    config = read_config(find_config_path(os.environ))
+    for warning in config.warnings:
+        terminal.warn(warning)
+    manner = conversation.manner if conversation is not None else None
+    if manner is None:
+        return resolve(options, os.environ, config)
+    kept = {"profile": manner.profile, "model": manner.model}
+    settings = resolve(options, os.environ, config, kept)
+    named = {"--profile", "--base-url"} & {
+        settings.sources["profile"],
+        settings.sources["base_url"],
+    }
+    if not named and (settings.base_url or None) != manner.base_url:
+        raise ConfigError(
+            f"this conversation was held with {manner.base_url or manner.profile}, not "
+            f"{settings.base_url or settings.profile.name}; say with --base-url or --profile "
+            "where it goes on"
+        )
+    return settings
+
+
+def open_stores(terminal: Terminal, environment: Mapping[str, str]) -> Stores:
+    """Return where tokens are kept between runs."""
+    from kimi_cli.credentials import Stores  # noqa: PLC0415
+    from kimi_cli.keychain import Keychain  # noqa: PLC0415
+    from kimi_cli.tokenfile import TokenFile  # noqa: PLC0415
+
+    folder = find_folder(environment, "XDG_CONFIG_HOME", ".config")
+    return Stores(
+        Keychain(environment, attended=terminal.err_is_terminal, notify=terminal.complain),
+        TokenFile(folder / "tokens.json"),
+    )
+
+
+@contextmanager
+def open_client(
+    terminal: Terminal, settings: Settings, connection: ConnectionOptions, *, stream: bool = True
+) -> Iterator[Client]:
+    """Yield a client for what *settings* and *connection* describe.
+
+    Starts the profile's engine where it has one. Raises ConfigError.
+    """
+    if connection.no_auth and connection.token_file is not None:
+        raise click.UsageError("--no-auth and --token-file exclude each other")
+    with ExitStack() as stack:
+        if settings.needs_engine:
+            base_url, value = stack.enter_context(_start_engine(settings))
+        else:
+            base_url = settings.base_url
+            token = None
+            if connection.token_file is not None or not (connection.no_auth or settings.is_open):
+                token = find_token(terminal, settings, connection.token_file)
+            base_url, value = settings.base_url, token.value if token else None
+        terminal.tell(f"model {settings.model} ({settings.sources['model']}) at {base_url}")
+        yield _make_client(terminal, settings, base_url, value, stream=stream)
+
+
+def _make_client(
+    terminal: Terminal, settings: Settings, base_url: str, token: str | None, *, stream: bool
+) -> Client:
+    from kimi_cli.api.client import Client  # noqa: PLC0415 - requests is loaded only to send
+    from kimi_cli.api.limits import Limits  # noqa: PLC0415
+    from kimi_cli.api.retry import RetryPolicy  # noqa: PLC0415
+    from kimi_cli.api.transport import Transport  # noqa: PLC0415
+    from kimi_cli.network import find_route  # noqa: PLC0415
+
+    if token is not None:
+        terminal.hide(token)
+    in_one_piece = not stream or settings.needs_engine
+    limits = Limits(
+        connect=settings.connect_timeout,
+        idle=settings.timeout or (_LONG_PATIENCE if in_one_piece else _PATIENCE),
+        total=settings.max_time,
+    )
+    return Client(
+        Transport(find_route(base_url, os.environ)),
+        bearer_token=token,
+        limits=limits,
+        policy=RetryPolicy(retries=settings.retries),
+        notify=lambda retry: terminal.warn(_describe_retry(retry)),
+    )
+
+
+def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
+    """Ask the host about *token*, at no cost; raises Refused when it says no.
+
+    A host that cannot be asked now is no reason to keep the token from being stored.
+    """
+    from kimi_cli.api.refusals import Refused, Verdict  # noqa: PLC0415
+
+    client = _make_client(
+        terminal, replace(settings, retries=0, timeout=10.0), settings.base_url, token, stream=True
+    )
+    try:
+        client.probe(has_models=not settings.is_documented)
+    except Refused as error:
+        if error.refusal.verdict is Verdict.TOKEN_REFUSED:
+            raise
+    except KimiError as error:
+        terminal.warn(f"the token is not verified: {error}")
+
+
+def find_token(terminal: Terminal, settings: Settings, token_file: str | None) -> BearerToken:
+    """Return the bearer token of the origin; raises ConfigError when there is none."""
+    from kimi_cli.credentials import find_bearer_token  # noqa: PLC0415
+
+    stores = open_stores(terminal, os.environ)
+    token = find_bearer_token(settings, os.environ, stores, token_file=token_file)
+    terminal.hide(token.value)
+    terminal.tell(f"bearer token from {token.source}")
+    return token
+
+
+@contextmanager
+def _start_engine(settings: Settings) -> Iterator[tuple[str, str | None]]:
+    """Start the engine in this process; yield its base URL and its bearer token."""
+    from kimi_cli import local  # noqa: PLC0415 - an optional extra
+
+    model = local.find_model(settings.local_model)
+    with local.serve(model, alias=settings.model) as endpoint:
+        yield endpoint.base_url, endpoint.bearer_token
+
+
+def _describe_retry(retry: Retry) -> str:
+    return (
+        f"{retry.error}; trying again in {retry.delay:.1f} s ({retry.attempt} of {retry.attempts})"
+    )
