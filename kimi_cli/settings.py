@@ -20,7 +20,7 @@ from kimi_cli.profiles import BUILT_IN, DEFAULT_MODEL, Profile
 CONVERSATION = "the conversation"
 """The name of a conversation as the source of a value."""
 
-_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+_LOOPBACK = r"localhost|127(\.\d{1,3}){3}|::1"
 
 
 class Rank(IntEnum):
@@ -141,7 +141,7 @@ def find_origin(base_url: str) -> str:
 
 def is_loopback(base_url: str) -> bool:
     """Tell whether *base_url* names this machine."""
-    return _LOOPBACK.fullmatch(urlsplit(base_url).hostname or "") is not None
+    return re.fullmatch(_LOOPBACK, urlsplit(base_url).hostname or "") is not None
 
 
 def check_base_url(base_url: str, source: str) -> str:

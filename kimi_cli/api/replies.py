@@ -14,7 +14,7 @@ from kimi_cli.errors import KimiError, NotTheApi
 DOCUMENT_LIMIT = 256 * 2**20
 """Bytes of one JSON document."""
 _ERROR_LIMIT = 2**20
-_MARKUP = re.compile(rb"<(style|script).*?</\1>|<[^>]*>", re.DOTALL)
+_MARKUP = rb"(?s)<(style|script).*?</\1>|<[^>]*>"
 
 JSON = dict[str, Any]
 
@@ -100,7 +100,7 @@ def _explain_status(reply: Readable) -> KimiError:
     try:
         document: Any = codec.loads(body)
     except ValueError:
-        document = {"message": _quote(_MARKUP.sub(b" ", body))}
+        document = {"message": _quote(re.sub(_MARKUP, b" ", body))}
     return refuse(reply, document)
 
 

@@ -94,7 +94,7 @@ class Campaign:
                 sort_by_place(self.output, places)
 
     def _open_sink(self, stack: ExitStack, write_out: Callable[[str], None]) -> tuple[Sink, Done]:
-        earlier = read_done(_find_files(self.done_from))
+        earlier = read_done(_find_files(self.done_from)) if self.done_from else Done()
         if self.output is None:
             sink: Sink = StdoutSink(write_out, self.style)
             if self.ordered:

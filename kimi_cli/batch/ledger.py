@@ -33,7 +33,7 @@ _TEXT = rb'"(?:[^"\\]|\\.)*'
 _HEAD = re.compile(
     rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"(?:,"failed":"([a-z]+)")?'
 )
-_TORN = re.compile(rb'\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z', re.DOTALL)
+_TORN = rb'(?s)\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z'
 _BEGINNING, _MARK = b'{"custom_id":"', b',"kimi":{"key":"'
 _BLOCK = 2**20
 _SYNC_EVERY = 1.0
@@ -300,7 +300,7 @@ def _is_torn(tail: bytes) -> bool:
         return True
     if _BEGINNING.startswith(tail):
         return True
-    torn = _TORN.match(tail)
+    torn = re.match(_TORN, tail)
     if torn is None:
         return False
     rest = torn[1] or b""

@@ -60,7 +60,7 @@ BODY_FIELDS = frozenset(
     ]
 )
 _RESERVED = frozenset(("custom_id", "kimi", "id", "response", "error"))
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_FIELD = r"\{\{|\}\}|\{([^{}]*)\}|[{}]"
 _EXTENDED_LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\u0085": "\\u0085"})
 
 
@@ -261,7 +261,7 @@ def fill_template(template: str, row: Mapping[str, Any]) -> str:
             raise RecordError("bad_template", f"a single '{match[0]}' in the template; double it")
         return _show(_look_up(row, match[1]))
 
-    return _FIELD.sub(replace, template)
+    return re.sub(_FIELD, replace, template)
 
 
 def _look_up(row: Any, path: str) -> Any:
