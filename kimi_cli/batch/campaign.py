@@ -30,7 +30,7 @@ from kimi_cli.errors import BadInput, CannotCreate, MissingInput
 _WINDOW_ROWS = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Campaign:
     """What is to be done: the input, its shape, the output, and the rules between them."""
 

@@ -371,7 +371,7 @@ def split_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
 # Writing ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Result:
     """What became of one record: a reply of the API, or an error of ours; never both."""
 

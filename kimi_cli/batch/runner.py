@@ -53,7 +53,7 @@ _FATAL = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """How a run is carried out. Times are in seconds."""
 
@@ -67,7 +67,7 @@ class Plan:
     deadline: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Job:
     """One row on its way: how often it was tried, and how often the service was too busy."""
 
@@ -81,7 +81,7 @@ class Job:
     began: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Outcome:
     """What came back for a job: a document with its HTTP status, or an error."""
 

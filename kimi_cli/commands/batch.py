@@ -80,7 +80,9 @@ class ErrorLimit(click.ParamType[tuple[int | None, float | None]]):
         return (None, float(found[1]) / 100) if found[1] else (int(found[2]), None)
 
 
-@dataclass(frozen=True, kw_only=True)
+# Here and in the modules of batch: comparing and printing what nobody compares or prints would be
+# written anew, method by method, at every start.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BatchOptions:
     """The options of ``batch`` alone."""
 
