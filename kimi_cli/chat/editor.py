@@ -20,6 +20,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from kimi_cli.errors import Terminated
+from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
 
 _PROMPT, _CONTINUED = "> ", ". "
@@ -62,6 +63,7 @@ class Editor:
     def __init__(self, terminal: Terminal, completer: Completer, history: Path | None) -> None:
         """Draw on *terminal*; *history* is a file for what was typed, None to forget it."""
         self._armed = False
+        self._signum: int | None = None
         stream = sys.stderr if terminal.err_is_terminal else sys.stdout
         self._session: PromptSession[str] = PromptSession(
             message=_PROMPT,
@@ -78,14 +80,40 @@ class Editor:
         self._session.default_buffer.on_text_changed += self._disarm
 
     def read(self, draft: str = "") -> str | None:
-        """Return what was typed, None at the end of input; raises Terminated after two ^C."""
+        """Return what was typed, None at the end of input; raises Terminated.
+
+        That is for two ^C, and for the signals that end a process: raised inside the editor's
+        event loop it would be lost there.
+        """
         self._armed = False
-        try:
-            return self._session.prompt(default=draft)
-        except EOFError:
-            return None
-        except KeyboardInterrupt:
-            raise Terminated(signal.SIGINT) from None
+        handlers: dict[int, Callable[[int], None]] = {
+            signal.SIGTERM: self._leave,
+            signal.SIGHUP: self._leave,
+            signal.SIGINT: lambda signum: None,  # the editor has its own
+        }
+        line: str | None = None
+        with handle_signals(handlers):
+            try:
+                line = self._session.prompt(default=draft, pre_run=self._look)
+            except EOFError:
+                pass
+            except KeyboardInterrupt:
+                self._signum = signal.SIGINT
+        if self._signum is not None:
+            raise Terminated(self._signum)
+        return line
+
+    def _leave(self, signum: int) -> None:
+        self._signum = signum
+        app = self._session.app
+        if app.is_running and app.loop is not None:
+            app.loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        """End the editor once a signal has come."""
+        app = self._session.app
+        if self._signum is not None and app.future is not None and not app.future.done():
+            app.exit(exception=EOFError)
 
     def _disarm(self, buffer: object) -> None:
         self._armed = False

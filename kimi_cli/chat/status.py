@@ -14,6 +14,7 @@ from kimi_cli.terminal import Terminal
 
 _EVERY = 1.0
 _ERASE = "\r\x1b[K"
+_MARK_PASTES, _LEAVE_PASTES = "\x1b[?2004h", "\x1b[?2004l"
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -71,15 +72,21 @@ class StatusLine:
 
 
 @contextmanager
-def hush_keyboard() -> Iterator[None]:
-    """Keep what is typed during an answer off the screen; the next prompt takes it."""
+def hush_keyboard(terminal: Terminal) -> Iterator[None]:
+    """Keep what is typed during an answer off the screen; the next prompt takes it as it is.
+
+    Pastes stay marked as such meanwhile, or their lines would become questions of their own.
+    """
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     silent = termios.tcgetattr(descriptor)
-    silent[3] &= ~termios.ECHO
+    silent[0] &= ~termios.ICRNL
+    silent[3] &= ~(termios.ECHO | termios.ICANON)
     silent[3] |= termios.NOFLSH  # ^C stops the answer, not what is being typed
     termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+    terminal.draw(_MARK_PASTES)
     try:
         yield
     finally:
+        terminal.draw(_LEAVE_PASTES)
         termios.tcsetattr(descriptor, termios.TCSANOW, before)

@@ -76,7 +76,7 @@ class Talk:
             listeners = [exchange.note]
             if attended:
                 status = StatusLine(self.terminal, reasoning_is_shown=style.reasoning)
-                stack.enter_context(hush_keyboard())
+                stack.enter_context(hush_keyboard(self.terminal))
                 listeners.append(stack.enter_context(status).note)
             with self._stoppable():
                 answer = print_answer(self.client, request, self.terminal, style, *listeners)
