@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kimi_cli.api.client import Client
-from kimi_cli.api.messages import Delta, Ending, Request
+from kimi_cli.api.messages import Delta, Ending, Request, join_deltas
 from kimi_cli.errors import IncompleteAnswer
 from kimi_cli.terminal import Terminal
 from kimi_cli.transcript import Transcript
@@ -108,10 +108,14 @@ def _print_json(
 ) -> Answer:
     if request.stream:
         with client.stream(request) as stream:
-            completion = stream.collect()
+            deltas = []
+            for delta in stream:
+                note(delta)
+                deltas.append(delta)
+        completion = join_deltas(deltas, stream.ending)
     else:
         completion = client.complete(request)
-    note(completion.delta)
+        note(completion.delta)
     terminal.show(completion.dump() + "\n")
     return Answer(completion.ending, bool(completion.content.strip()))
 

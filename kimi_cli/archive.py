@@ -64,19 +64,33 @@ class ConversationFile:
         try:
             with open(self.path, "rb") as file:
                 data = file.read()
-                self._note(file.fileno())
         except FileNotFoundError:
             return None
         except OSError as error:
             raise MissingInput(f"cannot read {self.path}: {error.strerror}") from error
+        self._seen = _Sight(len(data), data.partition(b"\n"))
+        return Conversation(entry for _, entry in self._parse(data))
+
+    def dump(self) -> str:
+        """Return the lines as they are kept, whole ones only; raises as ``read`` does.
+
+        A file that is not there raises MissingInput.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise MissingInput(f"cannot read {self.path}: {error.strerror}") from error
+        return "".join(f"{line.decode()}\n" for line, _ in self._parse(data))
+
+    def _parse(self, data: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """Yield the lines of *data* with their messages; a torn last one is told, and left out."""
         lines = data.split(b"\n")
         tail = lines.pop()
-        entries = []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                entries.append(read_entry(line))
+                yield line, read_entry(line)
             except ValueError:
                 raise BadInput(
                     f"{self.path}:{number} is no message of a conversation, and the file is left "
@@ -84,10 +98,9 @@ class ConversationFile:
                 ) from None
         if tail:
             try:
-                entries.append(read_entry(tail))
+                yield tail, read_entry(tail)
             except ValueError:
                 self._notify(f"{self.path}: the last line was torn, and is dropped")
-        return Conversation(entries)
 
     def append(self, entries: Sequence[Entry]) -> bool:
         """Add *entries* in one write; tell whether nobody else wrote since we last looked.
@@ -111,10 +124,33 @@ class ConversationFile:
         Raises BadInput rather than write over what is no conversation, and as ``append`` does.
         """
         self.read()
-        import tempfile  # noqa: PLC0415 - takes long to load, and serves beginnings only
-
-        data = b"".join(entry.encode() for entry in entries)
         self._make_folder()
+        self._put(b"".join(entry.encode() for entry in entries))
+
+    def remove(self, numbers: Collection[int]) -> None:
+        """Take the messages of these numbers (from 0) out again.
+
+        Raises TemporaryFailure when the conversation has gone on elsewhere.
+        """
+        with self._open() as descriptor:
+            now = _look_at(descriptor)
+            if self._seen is None or not self._seen.is_unchanged(now):
+                raise TemporaryFailure(f"conversation {self.name} went on in another process")
+            lines = io.BytesIO(os.pread(descriptor, now.size, 0)).readlines()
+            places = [place for place, line in enumerate(lines) if line.strip()]
+            gone = {places[number] for number in numbers}
+            first = min(gone)
+            left = [line for place, line in enumerate(lines) if place not in gone]
+            if len(left) == first:
+                os.ftruncate(descriptor, sum(map(len, left)))
+                self._note(descriptor)
+            else:
+                self._put(b"".join(left))
+
+    def _put(self, data: bytes) -> None:
+        """Give the name to a new file with *data*: all of it, or the old one stays."""
+        import tempfile  # noqa: PLC0415 - takes long to load, and is needed rarely
+
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".")
             with contextlib.closing(os.fdopen(descriptor, "wb")) as file:
@@ -129,25 +165,6 @@ class ConversationFile:
                 self._note(descriptor)
         except OSError as error:
             raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
-
-    def remove(self, numbers: Collection[int]) -> None:
-        """Take the messages of these numbers (from 0) out again.
-
-        Raises TemporaryFailure when the conversation has gone on elsewhere.
-        """
-        with self._open() as descriptor:
-            now = _look_at(descriptor)
-            if self._seen != now:
-                raise TemporaryFailure(f"conversation {self.name} went on in another process")
-            lines = io.BytesIO(os.pread(descriptor, now.size, 0)).readlines()
-            places = [place for place, line in enumerate(lines) if line.strip()]
-            gone = {places[number] for number in numbers}
-            first = min(gone)
-            size = sum(map(len, lines[:first]))
-            left = [line for place, line in enumerate(lines) if place > first and place not in gone]
-            os.ftruncate(descriptor, size)
-            self._write(descriptor, b"".join(left), size)
-            self._note(descriptor)
 
     def _note(self, descriptor: int) -> None:
         self._seen = _look_at(descriptor)
@@ -194,7 +211,11 @@ class ConversationFile:
     def _make_folder(self) -> None:
         folder = self.path.parent
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.parent.parent.mkdir(parents=True, exist_ok=True)
+            for made in (folder.parent, folder):
+                with contextlib.suppress(FileExistsError):
+                    made.mkdir()
+                    made.chmod(0o700)  # whatever the umask
             if folder.stat().st_mode & 0o777 != 0o700:
                 folder.chmod(0o700)
         except OSError as error:
@@ -212,23 +233,32 @@ class ConversationFile:
             raise
 
 
-@dataclass(frozen=True)
 class _Sight:
-    """What tells one file from another that took its name: inodes are given again at once."""
+    """A file as it was seen: its size, and its first line, which has the id of a turn.
 
-    inode: int
-    size: int
-    first_line: bytes
+    An inode would not tell it from another file of that name: it is given again at once.
+    """
+
+    def __init__(self, size: int, first: tuple[bytes, bytes, bytes]) -> None:
+        """Take the file's beginning, parted at its first line feed."""
+        self.size = size
+        self._line = first[0] if first[1] else None
+
+    def is_unchanged(self, other: _Sight) -> bool:
+        """Tell whether nothing was written in between."""
+        return self.size == other.size and self.is_same(other)
 
     def is_same(self, other: _Sight) -> bool:
         """Tell whether *other* is this file, longer or shorter."""
-        return (self.inode, self.first_line) == (other.inode, other.first_line)
+        return self._line is None or self._line == other._line
 
 
 def _look_at(descriptor: int) -> _Sight:
-    stat = os.fstat(descriptor)
-    first_line = os.pread(descriptor, _BLOCK, 0).partition(b"\n")[0]
-    return _Sight(stat.st_ino, stat.st_size, first_line)
+    beginning, start = b"", 0
+    while b"\n" not in beginning and (block := os.pread(descriptor, _BLOCK, start)):
+        beginning += block
+        start += len(block)
+    return _Sight(os.fstat(descriptor).st_size, beginning.partition(b"\n"))
 
 
 def _mend_tail(descriptor: int, size: int) -> int:
@@ -268,16 +298,17 @@ class Archive:
     def list_names(self) -> list[str]:
         """Return the names of all conversations, the latest changed first."""
         try:
-            with os.scandir(self.folder) as found:
-                files = [
-                    (entry.stat().st_mtime, entry.name.removesuffix(_SUFFIX))
-                    for entry in found
-                    if entry.name.endswith(_SUFFIX) and not entry.name.startswith(".")
-                ]
+            names = os.listdir(self.folder)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise MissingInput(f"cannot read {self.folder}: {error.strerror}") from error
+        files = []
+        for name in names:
+            if name.endswith(_SUFFIX) and not name.startswith("."):
+                with contextlib.suppress(OSError):  # removed meanwhile, or a link to nowhere
+                    changed = (self.folder / name).stat().st_mtime
+                    files.append((changed, name.removesuffix(_SUFFIX)))
         return [name for _, name in sorted(files, reverse=True)]
 
     def summarise(self, name: str) -> Summary:
@@ -291,6 +322,13 @@ class Archive:
         turns = conversation.list_turns()
         title = next((text for turn in turns if (text := turn.title)), "")
         return Summary(name, changed, len(turns), title)
+
+    def dump(self, name: str) -> str:
+        """Return the lines of a conversation that must exist; raises as ``load`` does."""
+        file = self._locate(name)
+        if not file.path.exists():
+            raise MissingInput(f"there is no conversation '{name}'; see 'kimi log'")
+        return file.dump()
 
     def load(self, name: str) -> Conversation:
         """Return a conversation that must exist; raises MissingInput or BadInput."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import takewhile
 from typing import Any
 
 from kimi_cli.api import codec
@@ -102,7 +103,7 @@ def read_entry(line: bytes) -> Entry:
     document = codec.loads(line)
     if not isinstance(document, dict):
         raise ValueError("not a message")
-    message = read_message(document)
+    message = read_message(_mend(document) if b"\\ud" in line.lower() else document)
     facts = {}
     for key, value in document.items():
         if key in _OF_MESSAGE or value is None:
@@ -111,6 +112,11 @@ def read_entry(line: bytes) -> Entry:
             raise ValueError(f"'{key}' has a wrong type")
         facts[key] = value
     return Entry(message, facts)
+
+
+def _mend(document: JSON) -> JSON:
+    """Make texts of other programs, who escape half characters, fit to be sent."""
+    return {k: mend_surrogates(v) if isinstance(v, str) else v for k, v in document.items()}
 
 
 @dataclass(frozen=True)
@@ -143,35 +149,40 @@ class Turn:
         refused by the host, and so would an empty message of the assistant.
         """
         sent: list[Message] = []
-        results = {e.message.tool_call_id for e in self.entries if e.message.role == "tool"}
-        calls: set[Any] = set()
         answered = False
-        for entry in self.entries:
+        for place, entry in enumerate(self.entries):
             message = entry.message
             if message.role == "user":
                 sent.append(message)
                 answered = False
-            elif message.role == "tool":
-                sent += [message] if message.tool_call_id in calls else []
             elif message.role == "assistant":
-                kept = _trim(entry, results, with_reasoning=with_reasoning)
-                sent += [] if kept is None else [kept]
-                calls |= {call.get("id") for call in kept.tool_calls} if kept else set()
-                answered = kept is not None and not kept.tool_calls
+                results = _find_results(message, self.entries[place + 1 :])
+                if results:
+                    # Inside a loop of tools every thinking model wants the field, be it empty.
+                    sent += [replace(message, reasoning=message.reasoning or ""), *results]
+                    answered = False
+                elif text := message.text.strip():
+                    sent.append(_trim(entry, text, with_reasoning=with_reasoning))
+                    answered = True
         return sent if answered else []
 
 
-def _trim(entry: Entry, results: set[str | None], *, with_reasoning: bool) -> Message | None:
-    """Return what is sent back of an assistant's message; None for what must not be."""
-    message = entry.message
-    if message.tool_calls and all(call.get("id") in results for call in message.tool_calls):
-        # Inside a loop of tools every thinking model wants the field, be it empty.
-        return replace(message, reasoning=message.reasoning or "")
-    text = message.text
-    if not text.strip():
-        return None
-    reasoning = message.reasoning if with_reasoning else None
-    content = message.content if entry.incomplete is None else text.rstrip() + _CUT
+def _find_results(message: Message, following: Sequence[Entry]) -> list[Message]:
+    """Return the results of a message's calls, one each, if they all stand right behind it."""
+    tools = [e.message for e in takewhile(lambda e: e.message.role == "tool", following)]
+    wanted = [call.get("id") for call in message.tool_calls]
+    results = []
+    for tool in tools:
+        if tool.tool_call_id in wanted:
+            wanted.remove(tool.tool_call_id)
+            results.append(tool)
+    return [] if wanted else results
+
+
+def _trim(entry: Entry, text: str, *, with_reasoning: bool) -> Message:
+    """Return what is sent back of an assistant's message that has a *text*."""
+    reasoning = entry.message.reasoning if with_reasoning else None
+    content = entry.message.content if entry.incomplete is None else text + _CUT
     return Message("assistant", content, reasoning)
 
 
@@ -261,7 +272,8 @@ def make_answer(turn: str, completion: Completion, *, incomplete: str | None) ->
         "usage": ending.usage,
         "incomplete": incomplete,
     }
-    return Entry(message, {key: value for key, value in facts.items() if value is not None})
+    # What a host sends may have any type; what is kept can be read again.
+    return Entry(message, {k: v for k, v in facts.items() if isinstance(v, _KINDS[k])})
 
 
 def _tell_time() -> str:

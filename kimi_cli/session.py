@@ -211,7 +211,9 @@ def list_parameters(
     manner = conversation.manner if conversation is not None else None
     if manner is None or not manner.is_of(settings.profile.name):
         return asked.list_parameters()
-    return {**manner.options, **asked.list_parameters()}
+    named = {"model"} if asked.model is not None else set()
+    earlier = {key: value for key, value in manner.options.items() if key not in named}
+    return {**earlier, **asked.list_parameters()}
 
 
 def find_window(settings: Settings) -> int | None:

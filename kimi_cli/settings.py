@@ -76,7 +76,8 @@ class Settings:
     @property
     def is_named(self) -> bool:
         """Whether this run's own words chose the host, and not a conversation that goes on."""
-        return self.sources.get("profile") != CONVERSATION
+        named = self.sources.get("base_url", "")
+        return self.sources.get("profile") != CONVERSATION or not named.startswith("profile ")
 
     @property
     def is_open(self) -> bool:

@@ -26,7 +26,6 @@ from server import (
 )
 
 from kimi_cli.api.refusals import Refusal
-from kimi_cli.batch import progress as progress_module
 from kimi_cli.batch.pace import Pace, read_notice
 from kimi_cli.batch.progress import LogProgress
 from kimi_cli.batch.records import Record, Result, Shape, read_records
@@ -121,7 +120,7 @@ def finish(batch: Kimi, server: ReplayServer, source: Path, out: Path, ids: list
 
 def await_status(run: Running, wanted: bytes) -> None:
     """Ask how the run stands until that is part of the answer."""
-    lines = []
+    lines: list[bytes] = []
     while not lines or wanted not in lines[-1]:
         assert len(lines) < 2000, lines[-5:]
         run.signal(signal.SIGUSR1)
@@ -379,7 +378,8 @@ def test_the_announced_concurrency_is_believed(
 ) -> None:
     """Moonshot's text names the limit: our share is kept and told, and no row loses an attempt."""
     ids = write_rows(source, 17)
-    gate, lock, allowed = threading.Event(), threading.Lock(), []
+    gate, lock = threading.Event(), threading.Lock()
+    allowed: list[ReceivedRequest] = []
     words = "Your account reached organization max concurrency: 7, please try again"
     busy = refusal(429, "rate_limit_reached_error", words, dialect="moonshot")
 
@@ -866,7 +866,7 @@ def test_a_bar_is_silenced(batch: Kimi, server: ReplayServer, source: Path) -> N
 def test_a_log_has_a_line_each_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """In virtual time."""
     now = 1000.0
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     lines: list[str] = []
     terminal: Any = SimpleNamespace(warn=lines.append)
     source: Any = SimpleNamespace(read_bytes=50, total_bytes=200)

@@ -82,13 +82,6 @@ class Stream:
         """What is known of the answer besides its text."""
         return self._folder.end()
 
-    def collect(self) -> Completion:
-        """Read to the end and return the whole answer; raises as iteration does."""
-        deltas = list(self)
-        content = "".join(delta.content for delta in deltas)
-        reasoning = "".join(delta.reasoning for delta in deltas)
-        return Completion(content, reasoning, self.ending)
-
     def _read_json(self) -> Iterator[Delta]:
         """Take one whole completion from a host that does not stream."""
         self._folder.add(read_answer(self._reply))

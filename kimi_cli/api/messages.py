@@ -6,7 +6,7 @@ sections 1 and 3); unknown keys are tolerated everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -168,6 +168,12 @@ class Completion:
         if self.ending.tool_calls:
             shown["tool_calls"] = list(self.ending.tool_calls)
         return codec.dumps(shown)
+
+
+def join_deltas(deltas: Sequence[Delta], ending: Ending) -> Completion:
+    """Return the whole answer that came in *deltas*."""
+    content = "".join(delta.content for delta in deltas)
+    return Completion(content, "".join(delta.reasoning for delta in deltas), ending)
 
 
 class ChunkFolder:

@@ -64,6 +64,7 @@ def _help(talk: Talk, argument: str) -> None:
 def _model(talk: Talk, argument: str) -> None:
     if argument:
         talk.settings = replace(talk.settings, model=argument)
+        talk.parameters.pop("model", None)
     _tell(talk, f"model {talk.settings.model}")
 
 

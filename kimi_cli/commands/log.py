@@ -11,6 +11,7 @@ import click
 from kimi_cli.errors import KimiError
 from kimi_cli.listing import format_table
 from kimi_cli.options import Duration, Text, verbosity_options
+from kimi_cli.sanitizer import sanitize
 from kimi_cli.session import complete_sessions, open_archive
 from kimi_cli.terminal import Terminal
 
@@ -97,8 +98,11 @@ def list_(terminal: Terminal, *, as_json: bool = False) -> None:
     for summary in found:
         title = "(cannot be read)" if summary.problem else summary.title
         rows.append((summary.name, str(summary.turns), _tell_age(now - summary.changed), title))
-    width = terminal.find_columns() if terminal.out_is_terminal else None
-    terminal.show(format_table(rows, width=width))
+    if terminal.out_is_terminal:
+        harmless = [[sanitize(cell) for cell in row] for row in rows]
+        terminal.show(format_table(harmless, width=terminal.find_columns()))
+    else:
+        terminal.show(format_table(rows))
     for summary in found:
         if summary.problem:
             terminal.warn(summary.problem)
@@ -113,10 +117,11 @@ def show(terminal: Terminal, *, name: str | None, as_json: bool) -> None:
     from kimi_cli.archive import LATEST  # noqa: PLC0415
 
     name = name or LATEST
-    conversation = open_archive(terminal).load(name)
+    archive = open_archive(terminal)
     if as_json:
-        terminal.show("".join(entry.encode().decode() for entry in conversation.entries))
+        terminal.show(archive.dump(name))
         return
+    conversation = archive.load(name)
     parts = [f"# {name}"]
     for entry in conversation.entries:
         parts += [f"## {entry.headline}", entry.show()]
@@ -194,7 +199,9 @@ def _tell_age(seconds: float) -> str:
 
 def _cut_out(text: str, word: str) -> str:
     """Return the words around the first place of *word*."""
-    place = max(0, text.casefold().find(word))
+    # A letter may fold to several: find the letter that the word begins in.
+    letters = [place for place, letter in enumerate(text) for _ in letter.casefold()]
+    place = letters[text.casefold().find(word)] if letters else 0
     start, end = max(0, place - _AROUND), place + len(word) + _AROUND
     before, after = "…" if start else "", "…" if end < len(text) else ""
     return f"{before}{text[start:end]}{after}"
