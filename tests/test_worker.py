@@ -698,8 +698,8 @@ def test_a_status_line_is_told_on_demand(batch: Kimi, server: ReplayServer, sour
     """SIGUSR1: one line on stderr each time, even if quiet, and the run goes on."""
     write_rows(source, 3)
     gate = threading.Event()
-    server.script(completion("first"))
-    server.answer(lambda request: hold(gate, echo(request)))
+    first = {"p0": completion("first")}
+    server.answer(lambda request: first.get(get_prompt(request)) or hold(gate, echo(request)))
     run = batch.start(str(source), "-c", "2", "-q", "--format", "text")
     run.expect(b'"first"\n')
     server.await_requests(3)
@@ -920,6 +920,16 @@ def test_the_summary_is_whole(batch: Kimi, server: ReplayServer, source: Path, o
         "refusals": {"concurrency": 1},
         "stopped": None,
     }  # fmt: skip
+
+
+def test_a_summary_that_cannot_be_written_costs_nothing(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """It is told before any request: 73."""
+    write_rows(source, 2)
+    missing = out.with_name("no") / "summary.json"
+    assert batch(str(source), "-o", str(out), "--summary", str(missing)).status == 73
+    assert not server.requests
 
 
 @pytest.mark.parametrize("reason", ["signal", "token", "limit"])

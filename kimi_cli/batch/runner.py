@@ -236,6 +236,8 @@ class Runner:
         self._leave_at: float | None = None
         self._estimate = 256.0
         self._stopping = False
+        self._trouble = ""
+        """What the last attempt that failed said."""
 
     def run(self) -> None:
         """Carry the run out. What stopped it, and what is left, is in the tally.
@@ -416,6 +418,7 @@ class Runner:
         assert job.ticket is not None  # noqa: S101 - it was sent
         if error is None:
             return self._accept(outcome, job.ticket)
+        self._trouble = str(error)
         if isinstance(error, Refused):
             return self._judge_refusal(outcome, error, job.ticket)
         self.pace.fail(job.ticket)
@@ -483,6 +486,7 @@ class Runner:
             self._breaker.note(outcome.at, good=False)
             return self._try_again(outcome, limit=self._plan.attempts)
         self.pace.succeed(ticket, outcome.at)
+        self._breaker.note(outcome.at, good=True)  # a service that refuses a row is there
         self._progressed = outcome.at
         self.tally.failed += 1
         return _fail(outcome, "permanent")
@@ -529,7 +533,8 @@ class Runner:
             self.stop("--max-errors", ExitStatus.TEMPORARY, drain=plan.timeout)
         stuck = self._breaker.opened is not None or not self._flying
         if stuck and (self._waiting or self._next) and now - self._progressed > plan.max_wait:
-            self.stop("no progress for --max-wait", ExitStatus.TEMPORARY, drain=_TICK)
+            why = f": {self._trouble}" if self._trouble else ""
+            self.stop(f"no progress for --max-wait{why}", ExitStatus.TEMPORARY, drain=_TICK)
 
 
 def _attempt(job: Job, channel: Channel) -> Outcome:

@@ -280,6 +280,8 @@ def batch(
     if options.dry_run:
         _rehearse(terminal, campaign)
         return
+    if options.summary is not None:
+        _write_summary(options.summary, "")
     with open_client(terminal, settings, connection, stream=False) as client:
         progress = _open_progress(terminal, options.progress, campaign)
         with _interruptible(terminal, progress) as watch:
@@ -476,8 +478,13 @@ def _interruptible(terminal: Terminal, progress: Progress) -> Iterator[_Watch]:
 def _report(terminal: Terminal, tally: Tally, options: BatchOptions) -> None:
     """Tell how the run ended."""
     if options.summary is not None:
-        try:
-            options.summary.write_text(json.dumps(tally.to_json(), indent=1) + "\n")
-        except OSError as error:
-            raise CannotCreate(f"cannot write {options.summary}: {error.strerror}") from error
+        _write_summary(options.summary, json.dumps(tally.to_json(), indent=1) + "\n")
     terminal.warn(tally.compose())
+
+
+def _write_summary(path: Path, text: str) -> None:
+    """Write the figures; before a run nothing, so that a wrong name is told before it costs."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise CannotCreate(f"cannot write {path}: {error.strerror}") from error

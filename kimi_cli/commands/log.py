@@ -116,7 +116,7 @@ def show(terminal: Terminal, *, name: str | None, as_json: bool) -> None:
     """Print a conversation (the latest) as Markdown."""
     from kimi_cli.archive import LATEST  # noqa: PLC0415
 
-    name = name or LATEST
+    name = LATEST if name is None else name
     archive = open_archive(terminal)
     if as_json:
         terminal.show(archive.dump(name))
