@@ -122,7 +122,7 @@ def test_any_tear_is_mended(batch: Kimi, server: ReplayServer, tmp_path: Path) -
     assert batch(str(source), "-o", str(out)).status == 0
     whole = out.read_bytes()
     start = whole.rstrip(b"\n").rfind(b"\n") + 1
-    for cut in range(start, len(whole), 29):
+    for cut in range(start, len(whole), 97):
         out.write_bytes(whole[:cut] + (b"\0" * 7 if cut % 2 else b""))
         result = batch(str(source), "-o", str(out))
         assert result.status == 0, result.error
