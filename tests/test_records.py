@@ -217,6 +217,8 @@ def test_templates_are_filled_once(template: str, text: str) -> None:
         ("{a.b}", "missing_field"),
         ("{l.2}", "missing_field"),
         ("{l.-1}", "missing_field"),
+        ("{l.²}", "missing_field"),
+        ("{l." + "1" * 5000 + "}", "missing_field"),
         ("{}", "missing_field"),
         ("{", "bad_template"),
         ("a}", "bad_template"),
@@ -276,6 +278,36 @@ def test_a_bad_line_ends_nothing(line: bytes) -> None:
     records = read(b'"one"\n' + line + b'\n"three"\n', longest=6000 if len(line) != 100 else 50)
     assert [type(record) for record in records] == [Record, BadRecord, Record]
     assert records[1].id == "row-2"
+
+
+@pytest.mark.parametrize("depth", [400, 800, 900, 950, 990, 1010, 1030, 3000])
+def test_deep_nesting_is_sent_or_an_error(depth: int) -> None:
+    """At every depth: what is taken can be written, too."""
+    line = b'{"prompt":"x","note":' + b"[" * depth + b"]" * depth + b"}"
+    first, second = read(line + b'\n"y"\n')
+    assert isinstance(second, Record)
+    if isinstance(first, Record):
+        for style in FORMATS:
+            assert encode_result(Result(first, error=ERROR), style)
+    else:
+        assert "nested too deeply" in first.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"method":"\\ud800","body":{"messages":[{"role":"user","content":"x"}]}}',
+        b"\0",
+        b'{"prompt":{"\\ud800":1}}',
+    ],
+)
+def test_odd_lines_are_errors_and_not_too_long(line: bytes) -> None:
+    """Half characters and NULs end nothing."""
+    first, second = read(line + b'\n"y"\n')
+    assert isinstance(first, BadRecord)
+    assert "too long" not in first.message
+    assert encode_result(Result(first, error=ERROR), "batch")
+    assert isinstance(second, Record)
 
 
 @pytest.mark.parametrize(("size", "fits"), [(20, True), (21, False)])
@@ -378,6 +410,10 @@ def test_tables(batch: Kimi) -> None:
     assert [line["custom_id"] for line in lines] == ["1", "row-2", "3", "row-4"]
     assert [line["content"] for line in lines] == ["6 a\nb, c", None, '8 say "hi"', None]
     assert "-:4: the row has not the header's columns" in lines[1]["error"]["message"]
+    assert list_contents(batch("--csv", "-p", "{x}", stdin=b",x\n0,y\n").stdout) == ["1 y"]
+    twice = batch("--csv", "-p", "{a}", stdin=b"a,a\n1,2\n")
+    assert (twice.status, twice.stdout) == (65, b"")
+    assert "the header names a column twice: a, a" in twice.error
     result = batch("--tsv", "-p", "{text}", stdin=b"id\ttext\n1\ta, b\n2\tc\n")
     assert list_contents(result.stdout) == ["4 a, b", "1 c"]
 

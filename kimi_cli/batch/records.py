@@ -136,7 +136,7 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         body = _complete(body, shape)
         payload = _encode(body)
     except RecordError as error:
-        key = _hash(f"{number}\0{error}".encode())
+        key = _hash(f"{number}\0{error}".encode(errors="surrogatepass"))
         return BadRecord(number, identifier, error.code, str(error), key, source)
     key = make_key(payload, name)
     most = body.get("max_completion_tokens", body.get("max_tokens"))
@@ -160,7 +160,7 @@ def make_key(payload: bytes, name: str | None) -> str:
 def _encode(body: JSON) -> bytes:
     try:
         return codec.dumps(body, sort_keys=True).encode()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError("invalid_text", f"the row cannot be sent as JSON: {error}") from None
 
 
@@ -271,21 +271,27 @@ def _look_up(row: Any, path: str) -> Any:
     for name in path.split("."):
         if isinstance(value, Mapping) and name in value:
             value = value[name]
-        elif isinstance(value, list) and name.isdigit() and int(name) < len(value):
+        elif isinstance(value, list) and _is_index(name, value):
             value = value[int(name)]
         else:
             raise RecordError("missing_field", f"the row has no field '{path}'")
     return value
 
 
+def _is_index(name: str, array: list[Any]) -> bool:
+    return name.isdecimal() and len(name) <= len(str(len(array))) and int(name) < len(array)
+
+
 def _show(value: Any) -> str:
     return value if isinstance(value, str) else codec.dumps(value)
 
 
-OVERSIZE = b"\0"
-"""Stands for a line that is too long; no line of JSON or text is a single NUL."""
+OVERSIZE = b"\0 too long \0"
+"""Stands for a line that is too long; no line of JSON or text is that."""
 _TOO_LONG = RecordError("too_long", "the line is too long; see --max-line")
 _BLOCK = 2**20
+_DEEP, _MARGIN = 500, 100
+"""Brackets in a line that may be too deep, and the levels that writing it may add."""
 
 
 # Reading ------------------------------------------------------------------------------------
@@ -296,7 +302,7 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
 
     jsonlines' own iterator is dead after the first bad line, so each line is asked for.
     """
-    reader = jsonlines.Reader(lines, loads=codec.loads)
+    reader = jsonlines.Reader(lines, loads=_load)
     while True:
         try:
             yield reader.read(allow_none=True)
@@ -308,6 +314,21 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
                 continue
             reason = str(error.__cause__ or error).partition(" (line ")[0]
             yield RecordError("invalid_json", f"the line is not JSON: {reason}")
+
+
+def _load(text: str | bytes) -> Any:
+    """Parse one line; what is nested too deeply to be written again raises ValueError."""
+    value = codec.loads(text)
+    line = text if isinstance(text, str) else text.decode()
+    if line.count("[") + line.count("{") > _DEEP:
+        wrapped = value
+        for _ in range(_MARGIN):
+            wrapped = [wrapped]
+        try:
+            codec.dumps(wrapped)
+        except RecursionError:
+            raise ValueError("the JSON is nested too deeply") from None
+    return value
 
 
 def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:
@@ -330,16 +351,20 @@ def read_table(delimiter: str) -> Callable[[BinaryIO, Callable[[int], None]], It
     def read(file: BinaryIO, note_line: Callable[[int], None]) -> Iterator[Any]:
         csv.field_size_limit(2**31 - 1)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        rows = csv.DictReader(text, delimiter=delimiter, restkey="", strict=True)
+        rows = csv.DictReader(text, delimiter=delimiter, strict=True)
         while True:
             try:
-                row = next(rows)
+                names = rows.fieldnames or []
+                row: dict[Any, Any] = next(rows)
             except StopIteration:
+                text.detach()
                 return
             except (csv.Error, UnicodeDecodeError) as error:
                 raise BadInput(f"line {rows.line_num}: not a table: {error}") from error
+            if len(set(names)) < len(names):
+                raise BadInput(f"the header names a column twice: {', '.join(names)}")
             note_line(rows.line_num)
-            if "" in row or None in row.values():
+            if None in row or None in row.values():
                 yield RecordError("bad_row", "the row has not the header's columns")
             else:
                 yield row
