@@ -28,6 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Literal, NoReturn, TypedDict, Unpack
 
+import hypothesis
 import pytest
 from server import ReplayServer
 
@@ -37,6 +38,10 @@ if sys.platform == "linux":
         DBusConnection,
         open_dbus_connection,
     )
+
+# A busy machine is no failure: what is slow shows in benchmarks.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 CANARY = "sk-canary-b1946ac92492d2347c6235b4d2611184"
 """The bearer token of every test; `ask` proves that it never leaks."""
