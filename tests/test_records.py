@@ -414,8 +414,66 @@ def test_tables(batch: Kimi) -> None:
     twice = batch("--csv", "-p", "{a}", stdin=b"a,a\n1,2\n")
     assert (twice.status, twice.stdout) == (65, b"")
     assert "the header names a column twice: a, a" in twice.error
+    broken = batch("--csv", "-p", "{a}", stdin=b'"a"b\n1\n')
+    assert (broken.status, broken.stdout) == (65, b"")
+    assert "-: line 1: the header is not CSV" in broken.error
     result = batch("--tsv", "-p", "{text}", stdin=b"id\ttext\n1\ta, b\n2\tc\n")
     assert list_contents(result.stdout) == ["4 a, b", "1 c"]
+
+
+@pytest.mark.parametrize(
+    ("row", "lines", "why"),
+    [
+        (b"\xff", 1, "the row is not UTF-8"),
+        (b'"b"c', 1, "the row is not CSV"),
+        (b"x" * 20, 1, "the line is too long; see --max-line"),
+        (b'"x\n' + b"x" * 20 + b'\ny""\nz"', 4, "the line is too long; see --max-line"),
+        (b'"' + b"x\n" * 9 + b'"', 10, "the line is too long; see --max-line"),
+    ],
+)
+def test_bad_rows_of_a_table(batch: Kimi, row: bytes, lines: int, why: str) -> None:
+    """Each is an error with the line where it ends, and the next row is read as ever."""
+    table = b"x\na\n" + row + b"\n" + b"y" * 15 + b"\nd\n"
+    result = batch("--csv", "--max-line", "16", "-p", "{x}", stdin=table)
+    assert result.status == 4
+    written = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["content"] for line in written] == ["1 a", None, "15 " + "y" * 15, "1 d"]
+    assert f"-:{2 + lines}: {why}" in written[1]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [["--lines"], []],
+    ids=["text", "strings"],
+)
+def test_templates_around_whole_lines(batch: Kimi, rows: list[str]) -> None:
+    """A line of text, or a string, is the field {prompt}."""
+    data = b"one\n{two}\n" if rows else b'"one"\n"{two}"\n{"prompt":"three"}\n[]\n'
+    result = batch(*rows, "-p", "say {prompt}", stdin=data)
+    contents = list_contents(result.stdout)
+    assert contents[:2] == ["7 say one", "9 say {two}"]
+    assert contents[2:] == ([] if rows else ["9 say three", None])
+    assert ("with a template a row must be an object or a string" in result.stdout.decode()) is (
+        not rows
+    )
+
+
+def test_templates_keep_fields_of_the_row_to_themselves(server: ReplayServer, batch: Kimi) -> None:
+    """Data that is named like a field of the API is carried, not sent."""
+    result = batch("-p", "{model}", stdin=b'{"model":"Golf","n":3}\n')
+    assert list_contents(result.stdout) == ["4 Golf"]
+    body = server.requests[-1].json
+    assert body["model"] != "Golf"
+    assert "n" not in body
+
+
+def test_long_numbers_stay_whole(batch: Kimi) -> None:
+    """Beyond 64 bits too: as ids, in templates and in what is carried."""
+    long = 12345678901234567890123
+    result = batch("-p", "{n}", "--format", "merge", stdin=b'{"id":%d,"n":%d}\n' % (long, long))
+    (line,) = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (line["custom_id"], line["n"]) == (str(long), long)
+    assert line["kimi_response"]["content"] == f"23 {long}"
 
 
 def test_lines_of_text(batch: Kimi) -> None:

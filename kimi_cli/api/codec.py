@@ -22,8 +22,11 @@ def _parse_finite(text: str) -> float:
     return number
 
 
-def _strict_loads(data: bytes | str) -> Any:
-    """Parse *data* as RFC 8259 has it: NaN and infinities, also by overflow, raise ValueError."""
+def loads_exactly(data: bytes | str) -> Any:
+    """Parse *data* as RFC 8259 has it; whole numbers of any size stay whole.
+
+    NaN, infinities (also by overflow) and what is nested too deeply raise ValueError.
+    """
     try:
         return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)
     except RecursionError:
@@ -35,13 +38,13 @@ def _loads_with_fallback(data: bytes | str) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         # orjson refuses escaped lone surrogates, which some servers send inside an answer.
-        return _strict_loads(data)
+        return loads_exactly(data)
 
 
 try:
     import orjson
 except ImportError:
-    loads: Callable[[bytes | str], Any] = _strict_loads
+    loads: Callable[[bytes | str], Any] = loads_exactly
 else:
     loads = _loads_with_fallback
 

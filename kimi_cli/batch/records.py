@@ -8,7 +8,6 @@ with one line is that record's error, never the end of the run.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -61,6 +60,7 @@ BODY_FIELDS = frozenset(
 )
 _RESERVED = frozenset(("custom_id", "kimi", "id", "response", "error"))
 _FIELD = r"\{\{|\}\}|\{([^{}]*)\}|[{}]"
+_LONG_NUMBER = r"[0-9]{19}"
 _EXTENDED_LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\u0085": "\\u0085"})
 
 
@@ -186,14 +186,14 @@ def _find_id(row: JSON, shape: Shape) -> str | None:
 
 def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
     """Return the body that *row* asks for, and the keys that are carried through."""
+    if shape.template is not None:
+        return _apply_template(shape.template, row)
     if isinstance(row, str):
         return {"messages": [_user(row)]}, {}
     if isinstance(row, list):
         return {"messages": row}, {}
     if not isinstance(row, dict):
         raise RecordError("invalid_row", "a row must be an object, an array or a string")
-    if shape.template is not None:
-        return {"messages": [_user(fill_template(shape.template, row))]}, row
     if "body" in row:
         return _read_batch_line(row)
     if "messages" in row:
@@ -207,6 +207,15 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
         )
     used = BODY_FIELDS | {"prompt", "system"}
     return body, {key: value for key, value in row.items() if key not in used}
+
+
+def _apply_template(template: str, row: Any) -> tuple[JSON, JSON]:
+    """All of an object is data, also what is named like a field of the API."""
+    if isinstance(row, str):
+        return {"messages": [_user(fill_template(template, {"prompt": row}))]}, {}
+    if isinstance(row, dict):
+        return {"messages": [_user(fill_template(template, row))]}, row
+    raise RecordError("invalid_row", "with a template a row must be an object or a string")
 
 
 def _read_batch_line(row: JSON) -> tuple[JSON, JSON]:
@@ -288,7 +297,8 @@ def _show(value: Any) -> str:
 
 OVERSIZE = b"\0 too long \0"
 """Stands for a line that is too long; no line of JSON or text is that."""
-_TOO_LONG = RecordError("too_long", "the line is too long; see --max-line")
+_TOO_LONG = ("too_long", "the line is too long; see --max-line")
+_BOM = b"\xef\xbb\xbf"
 _BLOCK = 2**20
 _DEEP, _MARGIN = 500, 100
 """Brackets in a line that may be too deep, and the levels that writing it may add."""
@@ -310,7 +320,7 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
             return
         except jsonlines.InvalidLineError as error:
             if error.line == OVERSIZE.decode():
-                yield _TOO_LONG
+                yield RecordError(*_TOO_LONG)
                 continue
             reason = str(error.__cause__ or error).partition(" (line ")[0]
             yield RecordError("invalid_json", f"the line is not JSON: {reason}")
@@ -318,8 +328,9 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
 
 def _load(text: str | bytes) -> Any:
     """Parse one line; what is nested too deeply to be written again raises ValueError."""
-    value = codec.loads(text)
     line = text if isinstance(text, str) else text.decode()
+    # orjson makes a float of a whole number beyond 64 bits: an id would lose its last digits.
+    value = codec.loads_exactly(line) if re.search(_LONG_NUMBER, line) else codec.loads(line)
     if line.count("[") + line.count("{") > _DEEP:
         wrapped = value
         for _ in range(_MARGIN):
@@ -335,41 +346,100 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:
     """Take each line as a prompt."""
     for line in lines:
         try:
-            yield _TOO_LONG if line == OVERSIZE else line.decode("utf-8")
+            yield RecordError(*_TOO_LONG) if line == OVERSIZE else line.decode("utf-8")
         except UnicodeDecodeError as error:
             yield RecordError("invalid_text", f"the line is not UTF-8 at byte {error.start}")
 
 
-def read_table(delimiter: str) -> Callable[[BinaryIO, Callable[[int], None]], Iterator[Any]]:
-    """Return a reader of CSV rows by header; a short or long row is that row's error.
+def read_table(lines: TableLines, delimiter: str) -> Iterator[Any]:
+    """Read CSV rows by header; what is wrong with one row is that row's error.
 
-    It says of each row in which line of the file it ends.
+    Raises BadInput for a header that is none.
     """
-
     import csv  # noqa: PLC0415 - most inputs are JSON Lines
 
-    def read(file: BinaryIO, note_line: Callable[[int], None]) -> Iterator[Any]:
-        csv.field_size_limit(2**31 - 1)
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        rows = csv.DictReader(text, delimiter=delimiter, strict=True)
-        while True:
-            try:
-                names = rows.fieldnames or []
-                row: dict[Any, Any] = next(rows)
-            except StopIteration:
-                text.detach()
-                return
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise BadInput(f"line {rows.line_num}: not a table: {error}") from error
-            if len(set(names)) < len(names):
-                raise BadInput(f"the header names a column twice: {', '.join(names)}")
-            note_line(rows.line_num)
-            if None in row or None in row.values():
-                yield RecordError("bad_row", "the row has not the header's columns")
-            else:
-                yield row
+    csv.field_size_limit(2**31 - 1)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        names = _check_header(next(filter(None, rows), []))
+    except (csv.Error, RecordError) as error:
+        raise BadInput(f"line {lines.number}: the header is not CSV: {error}") from error
+    while True:
+        lines.begin_row()
+        try:
+            if cells := next(rows):
+                yield _name_cells(cells, names)
+        except StopIteration:
+            return
+        except RecordError as error:
+            yield error
+        except csv.Error as error:
+            yield RecordError("bad_row", f"the row is not CSV: {error}")
 
-    return read
+
+def _check_header(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise BadInput(f"the header names a column twice: {', '.join(names)}")
+    if any(map(_has_stray_bytes, names)):
+        raise BadInput("the header is not UTF-8")
+    return names
+
+
+def _name_cells(cells: list[str], names: list[str]) -> JSON:
+    if len(cells) != len(names):
+        raise RecordError("bad_row", "the row has not the header's columns")
+    if any(map(_has_stray_bytes, cells)):
+        raise RecordError("invalid_text", "the row is not UTF-8")
+    return dict(zip(names, cells, strict=True))
+
+
+def _has_stray_bytes(text: str) -> bool:
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+class TableLines:
+    """The lines of a table as csv wants them: text with its ends, and with bytes that are none."""
+
+    def __init__(self, file: BinaryIO, longest: int, note: Callable[[int, int], None]) -> None:
+        """Read *file*, whose rows may have *longest* bytes; *note* is told of each line."""
+        self._file = file
+        self._longest = longest
+        self._note = note
+        self.number = 0
+        """Of the line that was read last, from 1."""
+        self._has_ended = True
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        """Take the next line as the first of a row."""
+        self._size = self._quotes = 0
+
+    def __iter__(self) -> TableLines:
+        """Return itself: after an error it goes on, which a generator would not."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line; a row that is too long is passed over, and raises RecordError."""
+        line = self._read(self._longest - self._size + 1)
+        if not line:
+            raise StopIteration
+        if self._size > self._longest:
+            while line and (self._quotes % 2 or not self._has_ended):
+                line = self._read(_BLOCK)
+            raise RecordError(*_TOO_LONG)
+        if self.number == 1:
+            line = line.removeprefix(_BOM)
+        return line.decode("utf-8", "surrogateescape")
+
+    def _read(self, most: int) -> bytes:
+        line = self._file.readline(most)
+        if line:
+            self.number += self._has_ended
+            self._has_ended = line.endswith(b"\n")
+            self._size += len(line)
+            self._quotes += line.count(b'"')
+            self._note(self.number, len(line))
+        return line
 
 
 def split_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
@@ -387,7 +457,7 @@ def split_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
             yield number, OVERSIZE
             continue
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(_BOM)
         line = line.rstrip(b"\r\n")
         if line and not line.isspace():
             yield number, line

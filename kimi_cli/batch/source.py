@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from stat import S_ISREG
 from typing import Any, BinaryIO
 
-from kimi_cli.batch.records import RecordError, read_jsonl, read_lines, read_table, split_lines
+from kimi_cli.batch.records import (
+    RecordError,
+    TableLines,
+    read_jsonl,
+    read_lines,
+    read_table,
+    split_lines,
+)
 from kimi_cli.errors import BadInput, MissingInput
 
 STDIN = "-"
@@ -63,16 +70,19 @@ class Source:
                 except OSError as error:
                     raise MissingInput(f"cannot read {path}: {error.strerror}") from error
 
-    def note_line(self, number: int) -> None:
-        """Note that the current file was read up to the line of that *number*."""
-        self._line = number
-
-    def count_lines(self, file: BinaryIO) -> Iterator[bytes]:
-        """Yield the lines of *file*, and keep count of its bytes."""
+    def split(self, file: BinaryIO) -> Iterator[bytes]:
+        """Yield the lines of *file*."""
         for number, line in split_lines(file, self._longest):
-            self._line = number
-            self.read_bytes += len(line) + 1
+            self._note(number, len(line) + 1)
             yield line
+
+    def split_table(self, file: BinaryIO) -> TableLines:
+        """Return the lines of *file* for a table."""
+        return TableLines(file, self._longest, self._note)
+
+    def _note(self, number: int, size: int) -> None:
+        self._line = number
+        self.read_bytes += size
 
 
 def _open(path: str) -> BinaryIO:
@@ -89,9 +99,9 @@ def _open(path: str) -> BinaryIO:
 Reader = Callable[[BinaryIO, Source], Iterator[Any]]
 
 KINDS: dict[str, Reader] = {
-    "jsonl": lambda file, source: read_jsonl(source.count_lines(file)),
-    "lines": lambda file, source: read_lines(source.count_lines(file)),
-    "csv": lambda file, source: read_table(",")(file, source.note_line),
-    "tsv": lambda file, source: read_table("\t")(file, source.note_line),
+    "jsonl": lambda file, source: read_jsonl(source.split(file)),
+    "lines": lambda file, source: read_lines(source.split(file)),
+    "csv": lambda file, source: read_table(source.split_table(file), ","),
+    "tsv": lambda file, source: read_table(source.split_table(file), "\t"),
 }
 """The kinds of input by name."""

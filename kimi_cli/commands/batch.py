@@ -135,7 +135,7 @@ _OPTIONS = (
         type=click.IntRange(1),
         default=64 * 2**20,
         metavar="BYTES",
-        help="Refuse longer lines (67108864).",
+        help="Refuse longer lines or rows (67108864).",
     ),
     click.option(
         "-o",
