@@ -521,6 +521,13 @@ def ask(kimi: Kimi, server: ReplayServer, home: Path) -> Iterator[Kimi]:
             assert CANARY.encode() not in path.read_bytes(), f"the token is in {path}"
 
 
+@pytest.fixture
+def batch(kimi: Kimi, server: ReplayServer) -> Iterator[Kimi]:
+    """`kimi batch` towards the server; its runs end before the server does."""
+    yield kimi.but("batch", "--base-url", server.url, env={"KIMI_TOKEN": CANARY})
+    kimi.stop()
+
+
 # The Secret Service
 
 

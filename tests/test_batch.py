@@ -7,10 +7,10 @@ import signal
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Kimi
+from rows import echo, get_prompt, make_rows, read_rows, write_rows
 from server import (
     Barrier,
     Mark,
@@ -21,41 +21,6 @@ from server import (
     completion,
     refusal,
 )
-
-Row = dict[str, Any]
-
-
-@pytest.fixture
-def batch(kimi: Kimi, server: ReplayServer) -> Kimi:
-    """The command, pointed at the server."""
-    return kimi.but("batch", "--base-url", server.url, env={"KIMI_TOKEN": "batch-token-1"})
-
-
-def get_prompt(request: ReceivedRequest) -> str:
-    """Return the last message of a request."""
-    content: str = request.json["messages"][-1]["content"]
-    return content
-
-
-def echo(request: ReceivedRequest) -> Reply:
-    """Answer with the prompt."""
-    return completion(f"re: {get_prompt(request)}")
-
-
-def write_rows(path: Path, rows: list[Any]) -> Path:
-    """Write JSON Lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read JSON Lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def make_rows(count: int) -> list[Row]:
-    """Return *count* rows with ids."""
-    return [{"custom_id": f"r{number}", "prompt": f"p{number}"} for number in range(count)]
 
 
 def count_prompts(server: ReplayServer) -> Counter[str]:

@@ -11,6 +11,7 @@ import pytest
 from conftest import Kimi
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import Row, get_prompt
 from server import ReceivedRequest, ReplayServer, Reply, completion
 
 from kimi_cli.batch.records import (
@@ -27,8 +28,6 @@ from kimi_cli.batch.records import (
     read_records,
     split_lines,
 )
-
-Row = dict[str, Any]
 
 SHAPE = Shape({"model": "kimi-k2.5"})
 
@@ -381,18 +380,15 @@ def test_the_formats() -> None:
 
 
 @pytest.fixture
-def batch(kimi: Kimi, server: ReplayServer) -> Kimi:
-    """The command, pointed at a server that echoes, printing in order."""
-    server.answer(echo)
-    options = ("--ordered", "--format", "flat", "-q")
-    return kimi.but(
-        "batch", "--base-url", server.url, *options, env={"KIMI_TOKEN": "batch-token-1"}
-    )
+def batch(batch: Kimi, server: ReplayServer) -> Kimi:
+    """The command, pointed at a server that measures, printing in order."""
+    server.answer(measure)
+    return batch.but("--ordered", "--format", "flat", "-q")
 
 
-def echo(request: ReceivedRequest) -> Reply:
+def measure(request: ReceivedRequest) -> Reply:
     """Answer with the size and the beginning of the prompt."""
-    text: str = request.json["messages"][-1]["content"]
+    text = get_prompt(request)
     return completion(f"{len(text)} {text[:40]}")
 
 

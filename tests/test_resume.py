@@ -16,54 +16,22 @@ from typing import Any
 
 import pytest
 from conftest import Kimi
-from server import ReceivedRequest, ReplayServer, Reply, Stall, completion, refusal
+from rows import Row, echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
+from server import ReceivedRequest, ReplayServer, Reply, Stall, refusal
 
 from kimi_cli.batch.ledger import Ledger, is_failed, read_done
 from kimi_cli.batch.records import Result, Shape, encode_result, make_record
 from kimi_cli.batch.selection import Shard, parse_shard
 from kimi_cli.errors import BadInput
 
-Row = dict[str, Any]
 FORMATS = ("batch", "flat", "merge")
 
 
 @pytest.fixture
-def batch(kimi: Kimi, server: ReplayServer) -> Kimi:
+def batch(batch: Kimi, server: ReplayServer) -> Kimi:
     """The command, pointed at a server that answers with the prompt."""
     server.answer(echo)
-    return kimi.but("batch", "--base-url", server.url, env={"KIMI_TOKEN": "batch-token-1"})
-
-
-def get_prompt(request: ReceivedRequest) -> str:
-    """Return the last message of a request."""
-    content: str = request.json["messages"][-1]["content"]
-    return content
-
-
-def echo(request: ReceivedRequest) -> Reply:
-    """Answer with the prompt."""
-    return completion(f"re: {get_prompt(request)}")
-
-
-def make_rows(count: int) -> list[Row]:
-    """Return *count* rows with ids."""
-    return [{"custom_id": f"r{number}", "prompt": f"p{number}"} for number in range(count)]
-
-
-def write_rows(path: Path, rows: Sequence[Any]) -> Path:
-    """Write JSON Lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read JSON Lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def list_ids(path: Path) -> list[str]:
-    """Return the ids of an output, in the order of its lines."""
-    return [row["custom_id"] for row in read_rows(path)]
+    return batch
 
 
 def read_answers(path: Path) -> dict[str, str]:
@@ -73,11 +41,6 @@ def read_answers(path: Path) -> dict[str, str]:
         for row in read_rows(path)
         if row["error"] is None
     }
-
-
-def list_prompts(server: ReplayServer, since: int = 0) -> list[str]:
-    """Return what was asked, sorted, after the first *since* requests."""
-    return sorted(map(get_prompt, server.requests[since:]))
 
 
 def make_lines(

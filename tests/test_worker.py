@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import Kimi, Running
+from rows import echo, get_prompt, list_ids, make_rows, read_rows, write_rows
 from server import (
     Barrier,
     Mark,
@@ -33,8 +34,6 @@ from kimi_cli.batch.runner import Breaker, Plan, Runner
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import ExitStatus, TimedOut
 
-Row = dict[str, Any]
-
 FORBIDDEN = refusal(403, "forbidden", "moderation")
 FAILED = refusal(500, "api_error", "fetch failed")
 SILENT = Reply([Stall()], framing="raw")
@@ -43,13 +42,6 @@ KEYS = [
     "eta_seconds", "limited_by",
 ]  # fmt: skip
 """What the manual says of --progress json."""
-
-
-@pytest.fixture
-def batch(kimi: Kimi, server: ReplayServer) -> Iterator[Kimi]:
-    """The command, pointed at the server; its runs end before the server does."""
-    yield kimi.but("batch", "--base-url", server.url, env={"KIMI_TOKEN": "batch-token-1"})
-    kimi.stop()
 
 
 @pytest.fixture
@@ -64,17 +56,6 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out.jsonl"
 
 
-def get_prompt(request: ReceivedRequest) -> str:
-    """Return the last message of a request."""
-    content: str = request.json["messages"][-1]["content"]
-    return content
-
-
-def echo(request: ReceivedRequest) -> Reply:
-    """Answer with the prompt."""
-    return completion(f"re: {get_prompt(request)}")
-
-
 def charge(prompt: int, answer: int) -> Reply:
     """Answer at that price in tokens."""
     return completion("x", usage={"prompt_tokens": prompt, "completion_tokens": answer})
@@ -85,16 +66,9 @@ def hold(gate: threading.Event, reply: Reply) -> Reply:
     return reply.but(body=[Barrier(gate), *reply.body])
 
 
-def write_rows(path: Path, count: int, *, prompt: str = "p{}") -> list[str]:
+def write_input(path: Path, count: int, *, prompt: str = "p{}") -> list[str]:
     """Write *count* rows with ids, which are returned."""
-    rows = [{"custom_id": f"r{n}", "prompt": prompt.format(n)} for n in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [row["custom_id"] for row in rows]
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read JSON Lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return list_ids(write_rows(path, make_rows(count, prompt)))
 
 
 def read_ids(path: Path) -> list[str]:
@@ -102,7 +76,7 @@ def read_ids(path: Path) -> list[str]:
     return sorted((row["custom_id"] for row in read_rows(path)), key=lambda name: int(name[1:]))
 
 
-def list_prompts(server: ReplayServer) -> list[str]:
+def follow_prompts(server: ReplayServer) -> list[str]:
     """Return what was asked, in the order of arrival."""
     return [get_prompt(request) for request in server.requests]
 
@@ -164,7 +138,7 @@ def test_the_budget_of_tokens_is_kept(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """Stopped before it is exceeded, exit 75; a larger one finishes, and pays nothing twice."""
-    ids = write_rows(source, 30)
+    ids = write_input(source, 30)
     server.answer(lambda request: charge(40, 60))
     result = batch(str(source), "-o", str(out), "--max-total-tokens", "1000")
     assert result.status == 75
@@ -191,7 +165,7 @@ def test_the_budget_of_tokens_is_kept_where_rows_are_large(
     prompt: str, price: tuple[int, int], options: tuple[str, ...], budget: int,
 ) -> None:  # fmt: skip
     """What the next row will cost is known: by its length, its --max-tokens, or those before."""
-    write_rows(source, 20, prompt=prompt)
+    write_input(source, 20, prompt=prompt)
     server.answer(lambda request: charge(*price))
     result = batch(str(source), "-o", str(out), "--max-total-tokens", str(budget), *options)
     assert result.status == 75
@@ -202,14 +176,14 @@ def test_a_run_ends_after_some_errors(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """--max-errors 2: the third ends it, exit 75; the same command goes on behind them."""
-    ids = write_rows(source, 12)
+    ids = write_input(source, 12)
     server.answer(lambda request: FORBIDDEN)
     command = (str(source), "-o", str(out), "-c", "1", "--max-errors", "2")
     for run in (1, 2):
         result = batch(*command)
         assert result.status == 75
         assert "stopped: --max-errors" in result.error
-        assert list_prompts(server) == [f"p{n}" for n in range(3 * run)]
+        assert follow_prompts(server) == [f"p{n}" for n in range(3 * run)]
         assert read_ids(out) == ids[: 3 * run]
     finish(batch, server, source, out, ids)
 
@@ -218,7 +192,7 @@ def test_a_run_ends_after_a_share_of_errors(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """--max-errors P%: judged from the 50th row on, and resumable."""
-    ids = write_rows(source, 60)
+    ids = write_input(source, 60)
 
     def answer(request: ReceivedRequest) -> Reply:
         return FORBIDDEN if int(get_prompt(request)[1:]) % 5 == 4 else echo(request)
@@ -243,16 +217,16 @@ def test_rows_with_errors_count_as_rows(
     server.answer(lambda request: special.get(get_prompt(request)) or echo(request))
     command = (str(source), "-o", str(out), "-c", "1", "--retries", "0", "--max-rows")
     assert batch(*command, "4").status == 75
-    assert list_prompts(server) == ["refused", "failed", "good"]
+    assert follow_prompts(server) == ["refused", "failed", "good"]
     assert [row["custom_id"] for row in read_rows(out)] == ["row-1", "row-2", "row-4"]
     special.clear()
     assert batch(*command, "2").status == 0
-    assert list_prompts(server)[3:] == ["failed", "next"]
+    assert follow_prompts(server)[3:] == ["failed", "next"]
 
 
 def test_a_deadline_ends_a_run(batch: Kimi, server: ReplayServer, source: Path, out: Path) -> None:
     """No more rows leave, what is in flight is kept, exit 75, and the same command goes on."""
-    ids = write_rows(source, 8)
+    ids = write_input(source, 8)
     gate = threading.Event()
     server.answer(lambda request: hold(gate, echo(request)))
     options = ("-c", "2", "--deadline", "0.5s", "--progress", "json")
@@ -283,7 +257,7 @@ def test_never_more_at_once_than_allowed(
     batch: Kimi, server: ReplayServer, source: Path, out: Path, limit: int
 ) -> None:
     """-c is kept, and used, as the server sees it."""
-    ids = write_rows(source, 12)
+    ids = write_input(source, 12)
     crowd = Crowd(expected=limit)
     server.answer(crowd.answer)
     assert batch(str(source), "-o", str(out), "-c", str(limit)).status == 0
@@ -305,7 +279,7 @@ def test_rates_are_kept(
     options: tuple[str, ...], allowed: int,
 ) -> None:  # fmt: skip
     """--rpm and --tpm, or this process's share of them: the next row waits for its minute."""
-    write_rows(source, 6)
+    write_input(source, 6)
     server.answer(lambda request: charge(20, 260))
     run = batch.start(str(source), "--format", "text", *options)
     for _ in range(allowed):
@@ -377,7 +351,7 @@ def test_the_announced_concurrency_is_believed(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """Moonshot's text names the limit: our share is kept and told, and no row loses an attempt."""
-    ids = write_rows(source, 17)
+    ids = write_input(source, 17)
     gate, lock = threading.Event(), threading.Lock()
     allowed: list[ReceivedRequest] = []
     words = "Your account reached organization max concurrency: 7, please try again"
@@ -417,7 +391,7 @@ def test_a_host_that_asks_to_wait_is_heeded(
     batch: Kimi, server: ReplayServer, source: Path, out: Path, busy: Reply
 ) -> None:
     """Retry-After is a floor, and the row is answered after it."""
-    write_rows(source, 1)
+    write_input(source, 1)
     server.script(busy, completion("late"))
     assert batch(str(source), "-o", str(out), "--retries", "0").status == 0
     first, second = server.requests
@@ -432,7 +406,7 @@ def test_a_host_that_always_fails_is_given_up(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """After --max-wait, with one line of reason and few requests; every row stays to be asked."""
-    ids = write_rows(source, 100)
+    ids = write_input(source, 100)
     server.answer(lambda request: FAILED)
     result = batch(str(source), "-o", str(out), "--max-wait", "0.5s", "-q")
     assert result.status == 75
@@ -447,7 +421,7 @@ def test_a_host_that_is_not_there_is_given_up(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """A refused connection is an outage like any other."""
-    write_rows(source, 100)
+    write_input(source, 100)
     server.close()
     summary = out.with_name("summary.json")
     options = ("--max-wait", "0.5s", "-q", "--summary", str(summary))
@@ -517,7 +491,7 @@ def test_an_account_without_quota_ends_the_run(
     batch: Kimi, server: ReplayServer, source: Path, out: Path, spent: Reply
 ) -> None:
     """Whatever the status says, it is not asked again: exit 77 at once."""
-    write_rows(source, 50)
+    write_input(source, 50)
     server.script(spent, repeat=True)
     result = batch(str(source), "-o", str(out), "-c", "1", "-q")
     assert result.status == 77
@@ -531,7 +505,7 @@ def test_a_token_that_expires_keeps_what_was_bought(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """401 after some answers: exit 77, they are kept, and a good token goes on from there."""
-    ids = write_rows(source, 9)
+    ids = write_input(source, 9)
     server.script(*[completion("good")] * 3, refusal(401, "token_expired", "expired"), repeat=True)
     assert batch(str(source), "-o", str(out), "-c", "1").status == 77
     assert len(server.requests) == 4
@@ -543,7 +517,7 @@ def test_a_forbidden_row_is_alone(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """The gateway's 403 forbidden speaks of one prompt: the others go on, exit 4."""
-    ids = write_rows(source, 30)
+    ids = write_input(source, 30)
     bad = {"p0", "p7", "p29"}
     server.answer(lambda request: FORBIDDEN if get_prompt(request) in bad else echo(request))
     assert batch(str(source), "-o", str(out)).status == 4
@@ -564,7 +538,7 @@ def test_a_termination_waits_for_what_is_paid(
     batch: Kimi, server: ReplayServer, source: Path, out: Path, signum: signal.Signals
 ) -> None:
     """Nothing more leaves, what is in flight is kept, and the process dies by the signal."""
-    ids = write_rows(source, 20)
+    ids = write_input(source, 20)
     gate = threading.Event()
     server.answer(lambda request: hold(gate, echo(request)))
     run = batch.start(str(source), "-o", str(out), "-c", "3")
@@ -585,7 +559,7 @@ def test_a_second_signal_leaves_now(
     batch: Kimi, server: ReplayServer, source: Path, out: Path, signum: signal.Signals
 ) -> None:
     """What was finished stays, what stalls is given up."""
-    ids = write_rows(source, 5)
+    ids = write_input(source, 5)
     server.script(completion("good"))
     server.answer(lambda request: SILENT)
     run = batch.start(str(source), "-o", str(out), "-c", "1")
@@ -602,7 +576,7 @@ def test_an_interrupt_by_the_keyboard(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """^C on a terminal drains, and the second one leaves."""
-    write_rows(source, 5)
+    write_input(source, 5)
     server.answer(lambda request: SILENT)
     run = batch.pty(str(source), "-o", str(out), "-c", "2")
     server.await_requests(2)
@@ -696,7 +670,7 @@ class Recorder:
 
 def test_a_status_line_is_told_on_demand(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """SIGUSR1: one line on stderr each time, even if quiet, and the run goes on."""
-    write_rows(source, 3)
+    write_input(source, 3)
     gate = threading.Event()
     first = {"p0": completion("first")}
     server.answer(lambda request: first.get(get_prompt(request)) or hold(gate, echo(request)))
@@ -721,7 +695,7 @@ def test_a_reader_that_left_is_noticed(
     batch: Kimi, server: ReplayServer, source: Path, options: tuple[str, ...]
 ) -> None:
     """Death by SIGPIPE, without another request, even while the one in flight stalls."""
-    write_rows(source, 50)
+    write_input(source, 50)
     server.script(completion("first"))
     server.answer(lambda request: SILENT)
     reader, writer = os.pipe()
@@ -741,7 +715,7 @@ def test_a_reader_that_left_is_noticed(
 
 def test_a_bar_is_drawn_and_removed(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """On a terminal, on stderr alone; what is left there is the line of figures."""
-    ids = write_rows(source, 3)
+    ids = write_input(source, 3)
     gate = threading.Event()
     server.answer(lambda request: hold(gate, echo(request)))
     run = batch.pty(str(source), stdout="pipe")
@@ -759,7 +733,7 @@ def test_a_bar_is_drawn_and_removed(batch: Kimi, server: ReplayServer, source: P
 
 def test_a_bar_has_all_its_figures(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """Also on the 80 columns of a terminal."""
-    write_rows(source, 1)
+    write_input(source, 1)
     gate = threading.Event()
     server.answer(lambda request: hold(gate, echo(request)))
     run = batch.pty(str(source), stdout="pipe")
@@ -772,7 +746,7 @@ def test_a_bar_has_all_its_figures(batch: Kimi, server: ReplayServer, source: Pa
 
 def test_a_line_among_bars_is_a_line(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """A status line, or the words of a signal, begin at the left."""
-    write_rows(source, 1)
+    write_input(source, 1)
     gate = threading.Event()
     server.answer(lambda request: hold(gate, echo(request)))
     run = batch.pty(str(source), stdout="pipe")
@@ -786,7 +760,7 @@ def test_a_line_among_bars_is_a_line(batch: Kimi, server: ReplayServer, source: 
 
 def test_progress_for_machines(batch: Kimi, server: ReplayServer, source: Path, out: Path) -> None:
     """An object a second of the documented keys, whose figures are right."""
-    write_rows(source, 5)
+    write_input(source, 5)
     gate = threading.Event()
     server.script(completion("first"), FORBIDDEN, FAILED)
     server.answer(lambda request: hold(gate, echo(request)))
@@ -812,7 +786,7 @@ def test_progress_is_not_what_was_read(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """While no row is answered, the end is not near; a row that is not sent is no retry."""
-    write_rows(source, 3)
+    write_input(source, 3)
     source.write_bytes(b"{torn\n" * 3 + source.read_bytes())
     gate = threading.Event()
     server.answer(lambda request: hold(gate, echo(request)))
@@ -826,7 +800,7 @@ def test_progress_is_not_what_was_read(
 
 def test_the_limit_that_was_set_is_told(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """What holds the rows back is named: here --rpm."""
-    write_rows(source, 3)
+    write_input(source, 3)
     server.answer(echo)
     run = batch.start(str(source), "--rpm", "1", "--format", "text")
     run.expect(b'"re: p0"\n')
@@ -842,7 +816,7 @@ def test_a_short_run_says_one_line(
     batch: Kimi, server: ReplayServer, source: Path, kind: str
 ) -> None:
     """Where nobody looks on, only the figures at the end are told; -q silences them."""
-    write_rows(source, 2)
+    write_input(source, 2)
     server.answer(echo)
     result = batch(str(source), "--progress", kind)
     assert result.status == 0
@@ -855,7 +829,7 @@ def test_a_short_run_says_one_line(
 
 def test_a_bar_is_silenced(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """-q leaves a terminal empty, too; so does --progress none but for the figures."""
-    write_rows(source, 2)
+    write_input(source, 2)
     server.answer(echo)
     assert batch.pty(str(source), "-q", stdout="pipe").wait().stderr == b""
     shown = batch.pty(str(source), "--progress", "none", stdout="pipe").wait().stderr
@@ -890,7 +864,7 @@ def test_a_log_has_a_line_each_half_minute(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_summary_is_whole(batch: Kimi, server: ReplayServer, source: Path, out: Path) -> None:
     """Every figure of a run with every kind of row."""
-    write_rows(source, 6)
+    write_input(source, 6)
     server.answer(echo)
     command = (str(source), "-o", str(out), "-c", "1", "--retries", "0", "-q")
     assert batch(*command, "--max-rows", "1").status == 75
@@ -926,7 +900,7 @@ def test_a_summary_that_cannot_be_written_costs_nothing(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """It is told before any request: 73."""
-    write_rows(source, 2)
+    write_input(source, 2)
     missing = out.with_name("no") / "summary.json"
     assert batch(str(source), "-o", str(out), "--summary", str(missing)).status == 73
     assert not server.requests
@@ -937,7 +911,7 @@ def test_a_stopped_run_has_its_summary(
     batch: Kimi, server: ReplayServer, source: Path, out: Path, reason: str
 ) -> None:
     """Whatever stopped it, and what that was."""
-    write_rows(source, 5)
+    write_input(source, 5)
     summary, gate = out.with_name("summary.json"), threading.Event()
     server.script(completion("good"))
     refused = refusal(401, "invalid_token", "no")
@@ -962,7 +936,7 @@ def test_answers_that_ended_early(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
     """They are kept, told by exit 4, and permitted by --allow-incomplete."""
-    write_rows(source, 4)
+    write_input(source, 4)
     reasons = {"p1": "length", "p2": "content_filter", "p3": "tool_calls"}
 
     def answer(request: ReceivedRequest) -> Reply:
@@ -982,7 +956,7 @@ def test_an_error_is_not_permitted_with_them(
     batch: Kimi, server: ReplayServer, source: Path
 ) -> None:
     """--allow-incomplete speaks of answers: a row without one is exit 4 all the same."""
-    write_rows(source, 2)
+    write_input(source, 2)
     server.script(completion("half", finish="length"), FORBIDDEN)
     assert batch(str(source), "--allow-incomplete").status == 4
 
@@ -992,7 +966,7 @@ def test_an_error_is_not_permitted_with_them(
 
 def test_later_rows_wait_for_the_first(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """--ordered on a pipe: a bounded number is asked for meanwhile, and all come in order."""
-    ids, gate = write_rows(source, 1100), threading.Event()
+    ids, gate = write_input(source, 1100), threading.Event()
     server.answer(hold_first(gate, echo))
     run = batch.start(str(source), "--ordered")
     server.await_requests(500)
@@ -1009,7 +983,7 @@ def test_later_rows_wait_for_the_first(batch: Kimi, server: ReplayServer, source
 def test_the_first_row_is_tried_again(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """A full window holds back fresh rows, but not the one that it waits for."""
     busy = refusal(429, "rate_limited", "too many")
-    ids, gate = write_rows(source, 1100), threading.Event()
+    ids, gate = write_input(source, 1100), threading.Event()
     server.answer(hold_first(gate, lambda request: busy))
     run = batch.start(str(source), "--ordered", "--max-wait", "2s")
     server.await_requests(500)
