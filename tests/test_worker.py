@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +100,7 @@ def await_status(run: Running, wanted: bytes) -> None:
         assert len(lines) < 2000, lines[-5:]
         run.signal(signal.SIGUSR1)
         lines.append(run.expect(b"\n", "stderr"))
+        time.sleep(0.01)  # asked without a pause, the run would do nothing but answer
 
 
 class Crowd:
