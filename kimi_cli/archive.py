@@ -8,6 +8,7 @@ conversation is never written to.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -17,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISFIFO
 
 from kimi_cli.conversation import Conversation, Entry, read_entry
 from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, TemporaryFailure
@@ -61,13 +63,9 @@ class ConversationFile:
 
         Raises BadInput for a file that holds something else, MissingInput when it cannot be read.
         """
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
+        data = self._load()
+        if data is None:
             return None
-        except OSError as error:
-            raise MissingInput(f"cannot read {self.path}: {error.strerror}") from error
         self._seen = _Sight(len(data), data.partition(b"\n"))
         return Conversation(entry for _, entry in self._parse(data))
 
@@ -76,11 +74,22 @@ class ConversationFile:
 
         A file that is not there raises MissingInput.
         """
+        data = self._load()
+        if data is None:
+            raise MissingInput(f"cannot read {self.path}: {os.strerror(errno.ENOENT)}")
+        return "".join(f"{line.decode()}\n" for line, _ in self._parse(data))
+
+    def _load(self) -> bytes | None:
+        """Return what the file holds, None when there is none; a pipe is not waited for."""
         try:
-            data = self.path.read_bytes()
+            with open(self.path, "rb", opener=_open_at_once) as file:
+                if S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                    raise MissingInput(f"cannot read {self.path}: it is a pipe")
+                return file.read()
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise MissingInput(f"cannot read {self.path}: {error.strerror}") from error
-        return "".join(f"{line.decode()}\n" for line, _ in self._parse(data))
 
     def _parse(self, data: bytes) -> Iterator[tuple[bytes, Entry]]:
         """Yield the lines of *data* with their messages; a torn last one is told, and left out."""
@@ -251,6 +260,10 @@ class _Sight:
     def is_same(self, other: _Sight) -> bool:
         """Tell whether *other* is this file, longer or shorter."""
         return self._line is None or self._line == other._line
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _look_at(descriptor: int) -> _Sight:

@@ -109,10 +109,9 @@ answer_options = bundle(
         help="Show the model's reasoning on stderr (default), or hide it.",
     ),
     click.option(
-        "--markdown",
-        is_flag=True,
+        "--markdown/--no-markdown",
         default=None,
-        help="Render the answer's Markdown on a terminal.",
+        help="Render the answer's Markdown on a terminal, or do not.",
     ),
     click.option(
         "--allow-incomplete",

@@ -151,6 +151,8 @@ def test_what_cannot_be_read_is_listed(log: Kimi, folder: Path) -> None:
     damaged = keep(folder, "notes", user("q"), b"\n", b"my notes\n", age=2)
     (folder / "dir.jsonl").mkdir()
     os.utime(folder / "dir.jsonl", (1, 1))
+    os.mkfifo(folder / "pipe.jsonl")
+    os.utime(folder / "pipe.jsonl", (0, 0))
     torn = keep(folder, "torn", user("q"), b'{"role":', age=3)
     result = log()
     assert result.status == 0
@@ -160,10 +162,12 @@ def test_what_cannot_be_read_is_listed(log: Kimi, folder: Path) -> None:
         ("notes", "0", "(cannot be read)"),
         ("torn", "1", "q"),
         ("dir", "0", "(cannot be read)"),
+        ("pipe", "0", "(cannot be read)"),
     ]
     assert f"{torn}: the last line was torn" in result.error
     assert f"{damaged}:3 is no message" in result.error
     assert f"cannot read {folder / 'dir.jsonl'}: Is a directory" in result.error
+    assert f"cannot read {folder / 'pipe.jsonl'}: it is a pipe" in result.error
 
 
 def test_a_dangling_link_hides_nothing(log: Kimi, folder: Path) -> None:

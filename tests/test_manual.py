@@ -76,7 +76,7 @@ def list_options(command: click.Command) -> dict[frozenset[str], str]:
     context = click.Context(command, **command.context_settings)
     context.help_option_names = ["-h", "--help"]
     return {
-        frozenset(option.opts): _metavar(option, context)
+        frozenset([*option.opts, *option.secondary_opts]): _metavar(option, context)
         for option in command.get_params(context)
         if isinstance(option, click.Option)
     }

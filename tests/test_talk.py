@@ -229,6 +229,27 @@ def test_an_interrupt_stops_the_answer(chat: Start, server: ReplayServer, home: 
     assert list_contents(server.requests[1]) == ["question", cut, "typed\nahead"]
 
 
+def test_a_stopped_chat_goes_on_in_silence(chat: Start, server: ReplayServer) -> None:
+    """After ^Z and fg, what is typed stays off the answer: the shell had its own terminal."""
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"), stream("fine"))
+    with chat() as screen:
+        screen.see_prompt()
+        screen.enter("question")
+        screen.see("half")
+        os.kill(screen.child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, screen.child.pid, os.WSTOPPED | os.WNOWAIT)
+        screen.child.setecho(True)
+        os.kill(screen.child.pid, signal.SIGCONT)
+        assert screen.child.waitnoecho(10)
+        screen.press("ahead")
+        gate.set()
+        screen.see_line("> ahead")
+        assert "half an answer" in screen.text
+        screen.press("\r")
+        screen.see("fine")
+
+
 def test_interrupts_at_the_prompt(chat: Start, server: ReplayServer) -> None:
     """The first clears the line, the second leaves with 130."""
     with chat() as screen:
@@ -576,11 +597,21 @@ MARKDOWN = (
 )
 
 
-@pytest.mark.parametrize("rendered", [True, False])
-def test_markdown_is_rendered_on_request(chat: Start, server: ReplayServer, rendered: bool) -> None:
+@pytest.mark.parametrize(
+    ("options", "setting", "rendered"),
+    [
+        (["--markdown"], None, True),
+        ([], None, False),
+        ([], "true", True),
+        (["--no-markdown"], "true", False),
+    ],
+)
+def test_markdown_is_rendered_on_request(
+    chat: Start, server: ReplayServer, options: list[str], setting: str | None, rendered: bool
+) -> None:
     """Every block, in order, however it was cut; otherwise it is plain text."""
     server.script(stream(*(MARKDOWN[n : n + 3] for n in range(0, len(MARKDOWN), 3))))
-    with chat(*(["--markdown"] if rendered else [])) as screen:
+    with chat(*options, env={"KIMI_MARKDOWN": setting} if setting else {}) as screen:
         screen.see_prompt()
         screen.enter("question")
         screen.see("End <b>here</b>.")

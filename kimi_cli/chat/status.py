@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import termios
 import threading
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kimi_cli.api.messages import Delta
+from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
 
 _EVERY = 1.0
@@ -83,10 +86,16 @@ def hush_keyboard(terminal: Terminal) -> Iterator[None]:
     silent[0] &= ~termios.ICRNL
     silent[3] &= ~(termios.ECHO | termios.ICANON)
     silent[3] |= termios.NOFLSH  # ^C stops the answer, not what is being typed
-    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
-    terminal.draw(_MARK_PASTES)
+
+    def hush(signum: int | None = None) -> None:
+        if os.tcgetpgrp(descriptor) == os.getpgrp():  # in the background it would stop us
+            termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+            terminal.draw(_MARK_PASTES)
+
+    hush()
     try:
-        yield
+        with handle_signals({signal.SIGCONT: hush}):  # a shell gives the terminal back as its own
+            yield
     finally:
         terminal.draw(_LEAVE_PASTES)
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
