@@ -54,9 +54,13 @@ Environment = Mapping[str, str | None]
 
 
 def pytest_configure() -> None:
-    """Let ^C reach the programs under test even if the suite runs as a background job."""
+    """Let signals reach the programs under test even if the suite runs in the background."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            # A handler is not inherited, so the programs have the default; the suite stays deaf.
+            signal.signal(signum, lambda number, frame: None)
 
 
 # The environment
