@@ -310,31 +310,36 @@ class Archive:
 
     def list_names(self) -> list[str]:
         """Return the names of all conversations, the latest changed first."""
+        return list(self._list_changes())
+
+    def _list_changes(self) -> dict[str, float]:
+        """Return when each conversation was changed, the latest first."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
-            return []
+            return {}
         except OSError as error:
             raise MissingInput(f"cannot read {self.folder}: {error.strerror}") from error
-        files = []
+        changes = {}
         for name in names:
             if name.endswith(_SUFFIX) and not name.startswith("."):
                 with contextlib.suppress(OSError):  # removed meanwhile, or a link to nowhere
                     changed = (self.folder / name).stat().st_mtime
-                    files.append((changed, name.removesuffix(_SUFFIX)))
-        return [name for _, name in sorted(files, reverse=True)]
+                    changes[name.removesuffix(_SUFFIX)] = changed
+        return dict(sorted(changes.items(), key=lambda item: (item[1], item[0]), reverse=True))
 
-    def summarise(self, name: str) -> Summary:
-        """Return what a list shows; a conversation that cannot be read is shown as such."""
-        file = self._locate(name)
-        changed = file.path.stat().st_mtime
-        try:
-            conversation = file.read() or Conversation()
-        except (BadInput, MissingInput) as error:
-            return Summary(name, changed, problem=str(error))
-        turns = conversation.list_turns()
-        title = next((text for turn in turns if (text := turn.title)), "")
-        return Summary(name, changed, len(turns), title)
+    def summarise(self) -> Iterator[Summary]:
+        """Yield what a list shows of each; one that cannot be read is shown as such."""
+        for name, changed in self._list_changes().items():
+            try:
+                conversation = self._locate(name).read()
+            except (BadInput, MissingInput) as error:
+                yield Summary(name, changed, problem=str(error))
+                continue
+            if conversation is not None:  # it was not removed meanwhile
+                turns = conversation.list_turns()
+                title = next((text for turn in turns if (text := turn.title)), "")
+                yield Summary(name, changed, len(turns), title)
 
     def dump(self, name: str) -> str:
         """Return the lines of a conversation that must exist; raises as ``load`` does."""
@@ -362,9 +367,7 @@ class Archive:
     def find_older(self, seconds: float) -> list[str]:
         """Return the names of conversations that were not changed for so long."""
         before = time.time() - seconds
-        return [
-            name for name in self.list_names() if self._locate(name).path.stat().st_mtime < before
-        ]
+        return [name for name, changed in self._list_changes().items() if changed < before]
 
     def _locate(self, name: str) -> ConversationFile:
         """Return the file of a name that need not be one of ours: it may be there all the same."""

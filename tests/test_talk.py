@@ -457,13 +457,22 @@ def test_edit_opens_the_editor(chat: Start, server: ReplayServer, home: Path) ->
     assert "KIMI_TOKEN" not in seen
 
 
-@pytest.mark.parametrize("editor", ["false", "no-such-editor", "'unclosed"])
-def test_an_editor_that_fails_is_told(chat: Start, editor: str) -> None:
-    """In one line, with its name."""
-    with chat(env={"EDITOR": editor}) as screen:
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"EDITOR": "false"}, "the editor 'false' ended with status 1"),
+        ({"EDITOR": "no-such-editor"}, "cannot run the editor 'no-such-editor': "),
+        ({"EDITOR": "'unclosed"}, "cannot run the editor ''unclosed': "),
+        ({"EDITOR": "rm"}, "cannot use a file for the editor: No such file"),
+        ({"EDITOR": "sh -c 'printf \"\\\\377\" > $0'"}, "what was edited is not UTF-8"),
+    ],
+)
+def test_an_editor_that_fails_is_told(chat: Start, variables: dict[str, str], told: str) -> None:
+    """In one line, and the chat goes on; the same where there is no room for the file."""
+    with chat(env=variables) as screen:
         screen.see_prompt()
         screen.enter("/edit")
-        screen.see(f"the editor '{editor}'")
+        screen.see(told)
         screen.see_prompt()
 
 
@@ -702,6 +711,37 @@ def test_a_record_that_cannot_be_written_is_told(
         screen.see_prompt()
         screen.enter("/retry")
         screen.see("re: two")
+
+
+def test_a_history_that_cannot_be_kept_stops_nobody(chat: Start, home: Path) -> None:
+    """Up brings back what was typed all the same."""
+    with chat() as screen:
+        screen.see_prompt()
+        screen.enter("one")
+        screen.see("re: one")
+        screen.see_prompt()
+        shutil.rmtree(home / ".local/state/kimi")
+        screen.enter("two")
+        screen.see("the conversation is not saved")
+        screen.see("re: two")
+        screen.see_prompt()
+        assert "Traceback" not in screen.text
+        screen.press("\x1b[A")
+        screen.see_line("> two")
+
+
+def test_odd_figures_of_a_host_are_left_out(chat: Start, server: ReplayServer) -> None:
+    """A number in quotes, or none, is not added up."""
+    usage = {"prompt_tokens": "7", "completion_tokens": 2, "total_tokens": None}
+    server.script(stream("x", usage=usage), stream("y", usage={"prompt_tokens": 5}))
+    with chat("question") as screen:
+        screen.see_prompt()
+        screen.enter("again")
+        screen.see("y")
+        screen.see_prompt()
+        screen.enter("/usage")
+        screen.see("last turn 5 + ? tokens")
+        screen.see("all turns 5 + 2 tokens")
 
 
 # Not a terminal

@@ -57,6 +57,15 @@ class SlashCompleter(Completer):
                 yield Completion(word, start_position=-len(argument))
 
 
+class _Typed(FileHistory):
+    """What was typed. That it cannot be kept is no reason not to talk."""
+
+    def store_string(self, string: str) -> None:
+        """Append *string* to the file, where that is possible."""
+        with contextlib.suppress(OSError):
+            super().store_string(string)
+
+
 class Editor:
     """Reads questions from a person."""
 
@@ -162,5 +171,5 @@ def _open_history(path: Path | None) -> History:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor) as file:
             os.fchmod(file.fileno(), 0o600)
-        return FileHistory(str(path))
+        return _Typed(str(path))
     return InMemoryHistory()

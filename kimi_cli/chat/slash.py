@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kimi_cli.chat.talk import Talk
 from kimi_cli.credentials import remove_secrets
@@ -110,26 +111,31 @@ def _undo(talk: Talk, argument: str) -> None:
 
 def _edit(talk: Talk, argument: str) -> None:
     """Open the user's editor on the next question."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="kimi-") as folder:
+            path = Path(folder, "question.md")
+            path.write_text(argument, encoding="utf-8")
+            _run_editor(talk, path)
+            talk.draft = path.read_text(encoding="utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"what was edited is not UTF-8: {error}") from error
+    except OSError as error:
+        raise CannotCreate(f"cannot use a file for the editor: {error.strerror}") from error
+
+
+def _run_editor(talk: Talk, path: Path) -> None:
     found = (talk.environment.get(name) for name in _EDITORS)
     editor = next(filter(None, found), _USUAL_EDITOR)
-    with tempfile.NamedTemporaryFile("w+", prefix="kimi-", suffix=".md", encoding="utf-8") as file:
-        file.write(argument)
-        file.flush()
-        try:
-            done = subprocess.run(  # noqa: S603 - the user's own editor
-                [*shlex.split(editor), file.name],
-                env=remove_secrets(talk.environment, talk.settings),
-                check=False,
-            )
-        except (OSError, ValueError) as error:
-            raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
-        if done.returncode != 0:
-            raise CannotCreate(f"the editor '{editor}' ended with status {done.returncode}")
-        with open(file.name, encoding="utf-8") as edited:  # an editor may have replaced the file
-            try:
-                talk.draft = edited.read().removesuffix("\n")
-            except UnicodeDecodeError as error:
-                raise BadInput(f"what was edited is not UTF-8: {error}") from error
+    try:
+        done = subprocess.run(  # noqa: S603 - the user's own editor
+            [*shlex.split(editor), path],
+            env=remove_secrets(talk.environment, talk.settings),
+            check=False,
+        )
+    except (OSError, ValueError) as error:
+        raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
+    if done.returncode != 0:
+        raise CannotCreate(f"the editor '{editor}' ended with status {done.returncode}")
 
 
 def _reasoning(talk: Talk, argument: str) -> None:
@@ -162,14 +168,17 @@ def _usage(talk: Talk, argument: str) -> None:
         _tell(talk, "no tokens were counted yet")
         return
     last, window = usages[-1], talk.find_window()
-    spent = [sum(u.get(key) or 0 for u in usages) for key in ("prompt_tokens", "completion_tokens")]
+    asked, answered = (
+        sum(n for usage in usages if isinstance(n := usage.get(key), int))
+        for key in ("prompt_tokens", "completion_tokens")
+    )
     share = ""
     if window is not None and isinstance(total := last.get("total_tokens"), int):
         share = f"; {total / window:.1%} of the {window:,} that {talk.settings.model} reads"
     _tell(
         talk,
         f"last turn {last.get('prompt_tokens', '?')} + {last.get('completion_tokens', '?')} "
-        f"tokens{share}\nall turns {spent[0]} + {spent[1]} tokens",
+        f"tokens{share}\nall turns {asked} + {answered} tokens",
     )
 
 

@@ -77,7 +77,7 @@ name_argument = click.argument(
 def list_(terminal: Terminal, *, as_json: bool = False) -> None:
     """List conversations: name, turns, age, and how each begins."""
     archive = open_archive(terminal)
-    found = [archive.summarise(name) for name in archive.list_names()]
+    found = list(archive.summarise())
     if as_json:
         for summary in found:
             changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(summary.changed))
