@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from kimi_cli.config import ConfigFile, find_config_path, read_config
-from kimi_cli.errors import ConfigError
+from kimi_cli.errors import BadInput, ConfigError
 from kimi_cli.prompt import decode_argument
 from kimi_cli.terminal import Terminal
 
@@ -88,12 +88,14 @@ class BodyField(click.ParamType[Any]):
         key, equals, text = decode_argument(value).partition("=")
         if not key or not equals:
             self.fail(f"'{value}' is not KEY=JSON", param, ctx)
+        from kimi_cli.api import codec  # noqa: PLC0415 - few calls need it
+
         try:
-            return key, json.loads(text, parse_constant=_refuse_constant)
-        except ValueError:
+            return key, codec.loads_exactly(text)
+        except json.JSONDecodeError:
             return key, text
-        except RecursionError:
-            self.fail(f"the value of '{key}' is nested too deeply", param, ctx)
+        except ValueError as error:
+            raise BadInput(f"the value of '{key}' cannot be sent: {error}") from error
 
 
 class Text(click.ParamType[Any]):
@@ -118,10 +120,6 @@ class Encoding(click.ParamType[Any]):
         except (LookupError, ValueError):
             self.fail(f"'{value}' is not a text encoding", param, ctx)
         return codecs.lookup(value).name
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -286,6 +286,21 @@ def test_the_terminal_is_left_as_it_was(chat: Start, server: ReplayServer, momen
 # Commands
 
 
+@pytest.mark.parametrize("line", ["", "/edit ", "/model ", "/system ", "//"])
+def test_what_is_no_text_is_told(chat: Start, server: ReplayServer, line: str) -> None:
+    """A terminal in another encoding: nothing is asked, and nothing changed."""
+    with chat(env={"EDITOR": "true"}) as screen:
+        screen.see_prompt()
+        screen.press(line.encode() + b"caf\xe9\r")
+        screen.see("what was typed is not UTF-8 at letter")
+        screen.see_prompt()
+        assert not server.requests
+        screen.enter("words")
+        screen.see("re: words")
+    assert server.requests[0].json["model"] == "kimi-k2.5"
+    assert list_contents(server.requests[0]) == ["words"]
+
+
 def test_help_lists_every_command(chat: Start) -> None:
     """By name, and with what it takes."""
     from kimi_cli.chat.slash import COMMANDS
@@ -308,6 +323,7 @@ ANSWERS = [
     ("/retry", "there is nothing to ask again"),
     ("/copy", "there is no answer to copy"),
     ("/usage", "no tokens were counted yet"),
+    ("/option x=1e999", "the value of 'x' cannot be sent: 1e999 is out of range"),
     ("/save x", "nothing has been said yet"),
     ("/load nothing", "there is no conversation 'nothing'"),
     ("/load ../x", "cannot name a conversation"),

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
 
 
 def _parse_finite(text: str) -> float:
@@ -25,7 +25,8 @@ def _parse_finite(text: str) -> float:
 def loads_exactly(data: bytes | str) -> Any:
     """Parse *data* as RFC 8259 has it; whole numbers of any size stay whole.
 
-    NaN, infinities (also by overflow) and what is nested too deeply raise ValueError.
+    What is not JSON, as NaN is not, raises JSONDecodeError; a number that overflows, and what is
+    nested too deeply, another ValueError.
     """
     try:
         return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)

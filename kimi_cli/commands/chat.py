@@ -150,6 +150,7 @@ def _take_line(talk: Talk, line: str) -> None:
 
     question: str | None = line
     try:
+        _check_text(line)
         if line.startswith("//"):
             question = line[1:]
         elif line.startswith("/"):
@@ -160,6 +161,15 @@ def _take_line(talk: Talk, line: str) -> None:
         talk.terminal.complain(error.format_message())
     except KimiError as error:
         talk.terminal.complain(str(error))
+
+
+def _check_text(line: str) -> None:
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"what was typed is not UTF-8 at letter {error.start + 1}; set the terminal to UTF-8"
+        ) from error
 
 
 def _ask(talk: Talk, question: str) -> None:
