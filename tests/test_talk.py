@@ -373,7 +373,7 @@ def test_model_system_and_options_change_the_next_request(
         screen.see_prompt()
     with chat("-c") as screen:
         screen.see_prompt()
-        assert "model kimi-k3, 1 turns so far" in screen.text
+        assert "model kimi-k3, 1 turn so far" in screen.text
         screen.enter("two")
         screen.see("re: two")
     first, second = (request.json for request in server.requests)

@@ -152,9 +152,8 @@ def _save(talk: Talk, argument: str) -> None:
 def _load(talk: Talk, argument: str) -> None:
     talk.load(argument)
     turns = talk.conversation.list_turns()
-    _tell(
-        talk, f"{len(turns)} turns; the last question was: {turns[-1].title[:60] if turns else '-'}"
-    )
+    last = turns[-1].title[:60] if turns else "-"
+    _tell(talk, f"{talk.count_turns()}; the last question was: {last}")
 
 
 def _new(talk: Talk, argument: str) -> None:

@@ -55,6 +55,11 @@ class Talk:
         """What was said so far."""
         return self.dialogue.conversation
 
+    def count_turns(self) -> str:
+        """Return how long the conversation is, in words."""
+        turns = len(self.conversation.list_turns())
+        return "1 turn" if turns == 1 else f"{turns} turns"
+
     def ask(self, text: str, *, attended: bool = True) -> Answer:
         """Take one turn: *text*, with what was attached, and its answer.
 

@@ -132,8 +132,7 @@ def _is_attended(terminal: Terminal, given: InputOptions, *, token_on_stdin: boo
 def _converse(talk: Talk, first: str) -> None:
     """Talk with a person until they leave."""
     editor = _make_editor(talk)
-    turns = len(talk.conversation.list_turns())
-    before = f", {turns} turns so far" if turns else ""
+    before = f", {talk.count_turns()} so far" if talk.conversation.entries else ""
     talk.terminal.hint(f"model {talk.settings.model}{before}; /help lists commands, Ctrl-D leaves")
     if first:
         with handle_signals({signal.SIGINT: talk.stop}):
