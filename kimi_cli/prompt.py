@@ -93,13 +93,17 @@ def read_attachment(path: str, reading: Reading) -> str:
     """Return a file's text under a line with its name."""
     if path == STDIN:
         return f"stdin:\n{_drop_last_line_end(_read_stdin(reading))}"
+    return f"{decode_argument(path)}:\n{read_text(path, reading)}"
+
+
+def read_text(path: str, reading: Reading) -> str:
+    """Return a file's text without its last line end; raises MissingInput or BadInput."""
     try:
         with open(path, "rb") as file:
             data = _read_bounded(file.fileno(), path, reading.limit)
     except OSError as error:
         raise MissingInput(f"cannot read {path}: {error.strerror}") from error
-    name = decode_argument(path)
-    return f"{name}:\n{_drop_last_line_end(_decode(data, path, reading))}"
+    return _drop_last_line_end(_decode(data, path, reading))
 
 
 def _stdin_is_terminal() -> bool:

@@ -454,6 +454,19 @@ def test_templates_around_whole_lines(batch: Kimi, rows: list[str]) -> None:
     )
 
 
+def test_a_template_from_a_file(batch: Kimi, home: Path) -> None:
+    """Without its last line end; one that is none is told, and nothing is asked."""
+    (home / "template").write_text("say {x}\r\n")
+    (home / "latin").write_bytes(b"caf\xe9 {x}")
+    row = b'{"x":"this"}\n'
+    assert list_contents(batch("-p", "@template", stdin=row).stdout) == ["8 say this"]
+    for name, status in (("latin", 65), ("none", 66), (".", 66)):
+        failed = batch("-p", f"@{name}", stdin=row)
+        assert (failed.status, failed.stdout) == (status, b"")
+        assert failed.error.count("\n") == 1
+        assert name in failed.error
+
+
 def test_templates_keep_fields_of_the_row_to_themselves(server: ReplayServer, batch: Kimi) -> None:
     """Data that is named like a field of the API is carried, not sent."""
     result = batch("-p", "{model}", stdin=b'{"model":"Golf","n":3}\n')
@@ -499,15 +512,6 @@ def test_several_files_and_standard_input(batch: Kimi, tmp_path: Path) -> None:
     assert f"{second}:2: " in lines[3]["error"]["message"]
     missing = batch(str(first), str(tmp_path / "c.jsonl"))
     assert (missing.status, missing.stdout) == (66, b"")
-
-
-def test_a_template_from_a_file(batch: Kimi, tmp_path: Path) -> None:
-    """-p @FILE, without its last line end; one that is missing is 66."""
-    template = tmp_path / "template.txt"
-    template.write_text("Say\n{x}!\n")
-    result = batch("-p", f"@{template}", stdin=b'{"x": "hi"}\n')
-    assert list_contents(result.stdout) == ["7 Say\nhi!"]
-    assert batch("-p", f"@{template}.x", stdin=b"{}").status == 66
 
 
 def test_a_line_of_50_megabytes(batch: Kimi, server: ReplayServer) -> None:

@@ -28,7 +28,6 @@ from kimi_cli.errors import (
     BatchEnded,
     CannotCreate,
     ExitStatus,
-    MissingInput,
     Terminated,
 )
 from kimi_cli.options import (
@@ -43,6 +42,7 @@ from kimi_cli.options import (
     verbosity_options,
 )
 from kimi_cli.profiles import Profile
+from kimi_cli.prompt import Reading, read_text
 from kimi_cli.service import load_settings, open_client
 from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
@@ -378,10 +378,7 @@ def _name_output(path: Path | None, shard: Shard | None) -> Path | None:
 def _read_template(text: str | None) -> str | None:
     if text is None or not text.startswith("@"):
         return text
-    try:
-        return Path(text[1:]).read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MissingInput(f"cannot read the template {text[1:]}: {error}") from error
+    return read_text(text[1:], Reading())
 
 
 def _make_pace(settings: Settings, options: BatchOptions) -> Pace:
