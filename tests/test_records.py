@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -512,6 +514,24 @@ def test_several_files_and_standard_input(batch: Kimi, tmp_path: Path) -> None:
     assert f"{second}:2: " in lines[3]["error"]["message"]
     missing = batch(str(first), str(tmp_path / "c.jsonl"))
     assert (missing.status, missing.stdout) == (66, b"")
+
+
+def test_named_pipes_are_read_once(batch: Kimi, tmp_path: Path) -> None:
+    """One after the other, and each as long as somebody writes."""
+    pipes = [tmp_path / "a", tmp_path / "b"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+
+    def write() -> None:
+        for pipe in pipes:
+            pipe.write_text(f'"{pipe.name}"\n' * 3)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    result = batch(*map(str, pipes))
+    writer.join()
+    assert result.status == 0
+    assert list_contents(result.stdout) == ["1 a"] * 3 + ["1 b"] * 3
 
 
 def test_a_line_of_50_megabytes(batch: Kimi, server: ReplayServer) -> None:

@@ -982,6 +982,25 @@ def test_later_rows_wait_for_the_first(batch: Kimi, server: ReplayServer, source
     assert len(server.requests) == 1100
 
 
+@pytest.mark.parametrize("retries", [0, 1])
+def test_attempts_are_counted(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, retries: int
+) -> None:
+    """A line says how often its row was asked, be there an answer or not."""
+    write_input(source, 2)
+
+    def answer(request: ReceivedRequest) -> Reply:
+        return FAILED if get_prompt(request) == "p0" else FORBIDDEN
+
+    server.answer(answer)
+    assert batch(str(source), "-o", str(out), "--retries", str(retries)).status == 75
+    (deferred,) = read_rows(Path(f"{out}.errors"))
+    assert deferred["kimi"]["attempts"] == retries + 1
+    (refused,) = read_rows(out)
+    assert refused["kimi"]["attempts"] == 1
+    assert len(server.requests) == retries + 2
+
+
 def test_the_first_row_is_tried_again(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """A full window holds back fresh rows, but not the one that it waits for."""
     busy = refusal(429, "rate_limited", "too many")

@@ -493,9 +493,9 @@ class Runner:
 
     def _try_again(self, outcome: Outcome, *, limit: int) -> Result | None:
         job = outcome.job
-        if self._breaker.opened is None:
-            job.attempts += 1
-        if job.attempts < limit and not self._stopping:
+        costs = self._breaker.opened is None
+        if job.attempts + costs < limit and not self._stopping:
+            job.attempts += costs
             asked = (
                 outcome.error.refusal.retry_after if isinstance(outcome.error, Refused) else None
             )

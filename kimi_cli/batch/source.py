@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from stat import S_ISREG
+from stat import S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 
 from kimi_cli.batch.records import (
@@ -27,7 +27,8 @@ class Source:
     def __init__(self, paths: Sequence[str], kind: str, *, longest: int) -> None:
         """Name the files ("-" is standard input); *kind* is a key of ``KINDS``.
 
-        Raises MissingInput for a file that cannot be read, before anything is done.
+        Raises MissingInput for a file that cannot be read, before anything is done. A named pipe
+        is opened once only, when its turn comes: its writer would not come back.
         """
         self._paths = list(paths) or [STDIN]
         self._read = KINDS[kind]
@@ -36,6 +37,9 @@ class Source:
         self._line = 0
         self.stats: list[os.stat_result] = []
         for path in self._paths:
+            if path != STDIN and _is_pipe(path):
+                self.stats.append(os.stat(path))
+                continue
             with _open(path) as file:
                 self.stats.append(os.fstat(file.fileno()))
 
@@ -51,7 +55,7 @@ class Source:
     @property
     def total_bytes(self) -> int | None:
         """The size of the input in bytes, where it is known."""
-        if STDIN in self._paths:
+        if not self.is_lasting:
             return None
         return sum(stat.st_size for stat in self.stats)
 
@@ -83,6 +87,13 @@ class Source:
     def _note(self, number: int, size: int) -> None:
         self._line = number
         self.read_bytes += size
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False  # opening it will say what is wrong
 
 
 def _open(path: str) -> BinaryIO:
