@@ -97,10 +97,12 @@ def test_outputs_elsewhere_count_as_done(batch: Kimi, server: ReplayServer, tmp_
 def test_a_glob_that_finds_nothing_leaves_out_nothing(
     batch: Kimi, server: ReplayServer, tmp_path: Path
 ) -> None:
-    """Every row is asked; without -o as well."""
+    """Every row is asked; without -o as well. It may be a slip, and is told."""
     source = write_rows(tmp_path / "in.jsonl", make_rows(2))
-    result = batch(str(source), "--done-from", str(tmp_path / "none" / "*.jsonl"))
+    pattern = str(tmp_path / "none" / "*.jsonl")
+    result = batch(str(source), "--done-from", pattern)
     assert result.status == 0, result.error
+    assert f"--done-from {pattern}: there is no such file yet" in result.error
     assert result.stdout.count(b"\n") == 2
     assert list_prompts(server) == ["p0", "p1"]
 

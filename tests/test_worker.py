@@ -800,6 +800,18 @@ def test_progress_is_not_what_was_read(
     assert figures["retries"] == 0
 
 
+def test_json_progress_has_a_last_line(batch: Kimi, server: ReplayServer, source: Path) -> None:
+    """Of the shortest run, too; the summary follows."""
+    write_input(source, 2)
+    server.answer(echo)
+    result = batch(str(source), "--progress", "json")
+    line, summary = result.error.splitlines()
+    figures = json.loads(line)
+    assert list(figures) == KEYS
+    assert (figures["done"], figures["errors"], figures["in_flight"]) == (2, 0, 0)
+    assert summary.startswith("kimi: 2 answered")
+
+
 def test_the_limit_that_was_set_is_told(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """What holds the rows back is named: here --rpm."""
     write_input(source, 3)

@@ -57,16 +57,19 @@ class Campaign:
         open_channel: Callable[[], Channel],
         pace: Pace,
         write_out: Callable[[str], None],
+        notify: Callable[[str], None],
         started: Callable[[Runner], Any],
         tick: Callable[[Runner], None],
     ) -> None:
         """Carry it out; the tally says what became of it.
 
-        *started* is handed the runner before the first request. Raises BadInput, CannotCreate,
+        *notify* is told what the user may have meant otherwise; *started* is handed the runner
+        before the first request. Raises BadInput, CannotCreate,
         TemporaryFailure for an output that another run holds, OutputFailed, OutputClosed.
         """
         with ExitStack() as stack:
-            sink, done = self._open_sink(stack, write_out)
+            earlier = read_done(_find_files(self.done_from, notify))
+            sink, done = self._open_sink(stack, earlier, write_out)
             places = Places()
             sorts = self.ordered and self.output is not None and self.style != "text"
             records = select(
@@ -93,8 +96,9 @@ class Campaign:
             if sorts and self.output is not None and self.tally.stop_reason is None:
                 sort_by_place(self.output, places)
 
-    def _open_sink(self, stack: ExitStack, write_out: Callable[[str], None]) -> tuple[Sink, Done]:
-        earlier = read_done(_find_files(self.done_from)) if self.done_from else Done()
+    def _open_sink(
+        self, stack: ExitStack, earlier: Done, write_out: Callable[[str], None]
+    ) -> tuple[Sink, Done]:
         if self.output is None:
             sink: Sink = StdoutSink(write_out, self.style)
             if self.ordered:
@@ -135,12 +139,14 @@ class Campaign:
                 drop_lines(self.output, lambda line: changes.replace(*read_head(line)))
 
 
-def _find_files(patterns: Iterable[str]) -> Iterator[Path]:
+def _find_files(patterns: Iterable[str], notify: Callable[[str], None]) -> Iterator[Path]:
     """Yield the files that *patterns* name; raises MissingInput for a plain name without one."""
-    import glob  # noqa: PLC0415 - takes long to load, and most runs name no other output
-
     for pattern in patterns:
+        import glob  # noqa: PLC0415 - takes long to load, and most runs name no other output
+
         found = glob.glob(pattern)
         if not found and not glob.has_magic(pattern):
             raise MissingInput(f"cannot read {pattern}: there is no such file")
+        if not found:
+            notify(f"--done-from {pattern}: there is no such file yet, and nothing is left out")
         yield from map(Path, found)

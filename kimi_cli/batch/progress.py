@@ -37,6 +37,9 @@ class Progress:
     def show(self, runner: Runner) -> None:
         """Show how the run stands."""
 
+    def finish(self, runner: Runner) -> None:
+        """Show how the run ended, where the summary will not do."""
+
     def close(self) -> None:
         """Leave the screen as it was."""
 
@@ -95,6 +98,10 @@ class JsonProgress(Progress):
     def show(self, runner: Runner) -> None:
         """Write a line of JSON."""
         self._terminal.write_err(json.dumps(self.describe(runner)) + "\n")
+
+    def finish(self, runner: Runner) -> None:
+        """Write a last line, so that there is one of the shortest run, too."""
+        self.show(runner)
 
 
 class BarProgress(Progress):

@@ -289,9 +289,11 @@ def batch(
                 open_channel=lambda: client.open_channel(),
                 pace=_make_pace(settings, options),
                 write_out=terminal.write,
+                notify=terminal.warn,
                 started=watch.start,
                 tick=watch.tick,
             )
+            watch.finish()
     _report(terminal, campaign.tally, options)
     if watch.signum is not None:
         raise Terminated(watch.signum)
@@ -433,6 +435,11 @@ class _Watch:
 
     def start(self, runner: Runner) -> None:
         self._runner = runner
+
+    def finish(self) -> None:
+        """Show how the run ended."""
+        if self._runner is not None:
+            self._progress.finish(self._runner)
 
     def stop(self, signum: int) -> None:
         """Drain at the first signal, leave at the second."""
