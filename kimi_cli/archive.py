@@ -302,7 +302,11 @@ class Archive:
 
     def find(self, name: str) -> ConversationFile:
         """Return the file of that conversation, which need not exist; raises BadInput."""
-        if not _NAME.fullmatch(name) or len(os.fsencode(name)) > _LONGEST_NAME:
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise BadInput(
+                f"'{name[:20]}…' cannot name a conversation: use at most {_LONGEST_NAME} bytes"
+            )
+        if not _NAME.fullmatch(name):
             raise BadInput(
                 f"'{name}' cannot name a conversation: use letters, digits and . _ - @ + , ="
             )
