@@ -393,6 +393,31 @@ def test_model_system_and_options_change_the_next_request(
     )
 
 
+def test_a_system_prompt_is_dropped(chat: Start, server: ReplayServer, home: Path) -> None:
+    """From the next question on, and when the conversation goes on."""
+    with chat("--system", "Be brief.") as screen:
+        screen.see_prompt()
+        screen.enter("one")
+        screen.see("re: one")
+        screen.see_prompt()
+        screen.enter('/system ""')
+        screen.see("there is no system prompt")
+        screen.see_prompt()
+        screen.enter("two")
+        screen.see("re: two")
+        screen.see_prompt()
+    with chat("-c") as screen:
+        screen.see_prompt()
+        screen.enter("three")
+        screen.see("re: three")
+    roles = [
+        [message["role"] for message in request.json["messages"]] for request in server.requests
+    ]
+    assert roles[0] == ["system", "user"]
+    assert roles[1] == ["user", "assistant", "user"]
+    assert roles[2] == ["user", "assistant", "user", "assistant", "user"]
+
+
 def test_a_file_goes_with_the_next_question(chat: Start, server: ReplayServer, home: Path) -> None:
     """With that one only."""
     (home / "notes.txt").write_text("buy milk\n")

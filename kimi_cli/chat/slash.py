@@ -21,6 +21,8 @@ from kimi_cli.prompt import STDIN, Reading, read_attachment
 
 _EDITORS = ("VISUAL", "EDITOR")
 _USUAL_EDITOR = "vi"
+_NOTHING = ('""', "''")
+"""How a shell's user writes an empty text."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _model(talk: Talk, argument: str) -> None:
 
 def _system(talk: Talk, argument: str) -> None:
     if argument:
-        talk.system = argument
+        talk.system = "" if argument in _NOTHING else argument
     in_force = talk.system if talk.system is not None else talk.conversation.system
     _tell(talk, f"system prompt: {in_force}" if in_force else "there is no system prompt")
 
@@ -198,7 +200,7 @@ def _exit(talk: Talk, argument: str) -> None:
 COMMANDS = {
     "help": Slash("", "list these commands", _help),
     "model": Slash("[NAME]", "show the model, or ask another from now on", _model),
-    "system": Slash("[TEXT]", "show the system prompt, or set it from now on", _system),
+    "system": Slash("[TEXT]", 'show the system prompt, or set it; "" is none', _system),
     "option": Slash("[KEY=JSON]", "show options, set one, or with KEY= drop it", _option),
     "file": Slash("PATH", "attach a text file to the next question", _file),
     "retry": Slash("", "ask the last question again, in place of its answer", _retry),
