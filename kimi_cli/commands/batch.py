@@ -228,7 +228,9 @@ _OPTIONS = (
         metavar="N",
         help="Stop before more than N tokens are used.",
     ),
-    click.option("--deadline", type=Duration(), metavar="TIME", help="Stop after so long."),
+    click.option(
+        "--deadline", type=Duration(), metavar="TIME", help="Send nothing more after so long."
+    ),
     click.option(
         "--shard",
         metavar="I/N",
