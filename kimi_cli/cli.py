@@ -60,10 +60,11 @@ class LazyGroup(click.Group):
         """Import the module of that name and return its command."""
         if cmd_name not in COMMANDS:
             return None
-        gc.disable()  # what is loaded stays; looking for garbage meanwhile delays the start
+        gc.disable()  # what is loaded stays; looking for garbage in it delays the start
         try:
             module = importlib.import_module(f"kimi_cli.commands.{cmd_name}")
         finally:
+            gc.freeze()
             gc.enable()
         command: click.Command = getattr(module, cmd_name)
         return command

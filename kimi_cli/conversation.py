@@ -103,7 +103,7 @@ def read_entry(line: bytes) -> Entry:
     document = codec.loads(line)
     if not isinstance(document, dict):
         raise ValueError("not a message")
-    message = read_message(_mend(document) if b"\\ud" in line.lower() else document)
+    message = read_message(_mend(document) if b"\\u" in line else document)
     facts = {}
     for key, value in document.items():
         if key in _OF_MESSAGE or value is None:
