@@ -28,7 +28,8 @@ from server import (
 )
 
 from kimi_cli.api.refusals import Refusal
-from kimi_cli.batch.pace import Pace, read_notice
+from kimi_cli.batch.notices import read_notice
+from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.progress import LogProgress
 from kimi_cli.batch.records import Record, Result, Shape, read_records
 from kimi_cli.batch.runner import Breaker, Plan, Runner
@@ -743,7 +744,7 @@ def test_a_bar_has_all_its_figures(batch: Kimi, server: ReplayServer, source: Pa
     gate.set()
     shown = run.wait().stderr.rpartition(b"\r")[0]
     assert b", 1/16, " in shown
-    assert b" rows/s, start, " in shown
+    assert b" rows/s, the last answers, " in shown
 
 
 def test_a_line_among_bars_is_a_line(batch: Kimi, server: ReplayServer, source: Path) -> None:

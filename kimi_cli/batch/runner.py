@@ -22,7 +22,9 @@ from kimi_cli.api.messages import JSON
 from kimi_cli.api.refusals import Refused, Verdict
 from kimi_cli.api.replies import check_status, read_answer
 from kimi_cli.api.retry import is_transient
-from kimi_cli.batch.pace import Kind, Notice, Pace, Ticket, read_notice
+from kimi_cli.batch.gauges import Ticket
+from kimi_cli.batch.notices import Kind, Notice, read_notice
+from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.records import BadRecord, Record, Result
 from kimi_cli.batch.sinks import Sink
 from kimi_cli.batch.tally import Tally
@@ -278,7 +280,11 @@ class Runner:
         """Say what holds the run back now."""
         if self._breaker.opened is not None:
             return "the service fails; probing"
-        return self._sink.find_block() or self.pace.reason
+        if (block := self._sink.find_block()) is not None:
+            return block
+        if self._next is None and not self._waiting and self.in_flight < int(self.pace.limit):
+            return "the last answers" if self._intake.ended else "the input"
+        return self.pace.reason
 
     def _go_on(self) -> bool:
         if self._flying:
@@ -421,7 +427,7 @@ class Runner:
         self._trouble = str(error)
         if isinstance(error, Refused):
             return self._judge_refusal(outcome, error, job.ticket)
-        self.pace.fail(job.ticket)
+        self.pace.fail(outcome.at, in_time=not isinstance(error, TimedOut))
         if isinstance(error, (TimedOut, StreamTruncated)):
             self.tally.unknown += 1
         self._breaker.note(outcome.at, good=False)
@@ -443,7 +449,7 @@ class Runner:
             self._estimate += weight * (max(0.0, answer) - self._estimate)
         self.pace.succeed(ticket, outcome.at, used)
         if self._breaker.note(outcome.at, good=True):
-            self.pace.restart()
+            self.pace.restart(outcome.at)
         self._progressed = outcome.at
         result = Result(
             job.record,
@@ -477,12 +483,12 @@ class Runner:
                 return None
             return self._try_again(outcome, limit=self._plan.attempts)
         if verdict in _FATAL:
-            self.pace.fail(ticket)
+            self.pace.fail(outcome.at)
             self.stop(str(error), _FATAL[verdict], drain=_TICK)
             self._sink.defer(_fail(outcome, "transient"))
             return None
         if verdict is Verdict.SERVER_FAILED:
-            self.pace.fail(ticket)
+            self.pace.fail(outcome.at)
             self._breaker.note(outcome.at, good=False)
             return self._try_again(outcome, limit=self._plan.attempts)
         self.pace.succeed(ticket, outcome.at)

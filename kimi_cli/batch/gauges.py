@@ -1,0 +1,227 @@
+"""What a pace is made of: limits that are learned, mirrored windows, a slow start.
+
+Pure: the caller has the clock. All times are seconds on one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+_MARGIN = 0.03
+"""Share by which a mirrored window is longer than the service's: requests take time to arrive."""
+_SLOTS = 300
+"""Slots of a mirrored window."""
+_PATIENCE, _MOST_PATIENCE = 30.0, 120.0
+"""Seconds before more is tried; they double each time it is in vain."""
+_STEP, _NEXT_STEP = 0.05, 5.0
+"""Share by which a limit is raised first, and the seconds before it is raised by twice as much."""
+_SAMPLE = 48
+"""Answers that are judged by, at least: they are of very different length."""
+_GAIN = 1.25
+"""What twice as many at once must bring, as a multiple of what came before."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One admitted request: when it left (monotonic s), and the tokens reserved for it."""
+
+    sent: float
+    tokens: float
+    place: int = 1
+    """How many were in flight then, this one among them."""
+
+
+class Limit:
+    """A limit of the service as far as it is known: refusals lower it, a quiet while raises it.
+
+    Others may use the same account now and be gone in an hour, so nothing that was learned is
+    for ever; only *top*, which was chosen, documented or announced, is never exceeded.
+    """
+
+    def __init__(self, value: float, how: str, *, top: float = math.inf) -> None:
+        """Begin at *value*; *how* it is known is said to people."""
+        self.value = min(value, top)
+        self.top = top
+        self.how = how
+        self.proven = self.value
+        """What it was when it was last found out, before anything was tried beyond it."""
+        self.changed = -math.inf
+        """When it was last lowered or raised."""
+        self._patience = _PATIENCE
+        self._steps = 0
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether it is the user's own, by an option."""
+        return self.how.startswith("--")
+
+    def lower(self, value: float, now: float, how: str = "learned") -> None:
+        """Note a refusal: *value* is what was admitted, at least 1."""
+        if self._steps:
+            vain = self._steps == 1
+            self._patience = min(_MOST_PATIENCE, 2 * self._patience) if vain else _PATIENCE
+        self._steps = 0
+        self.value = self.proven = min(self.top, max(1.0, value))
+        self.how = how
+        self.changed = now
+
+    def press(self, now: float) -> None:
+        """Note that it holds requests back: after a quiet while it gives way, step by step."""
+        patience = _NEXT_STEP if self._steps else self._patience
+        if self.value < self.top and now - self.changed >= patience:
+            step = max(1.0, _STEP * self.value) * 2**self._steps
+            self.value = min(self.top, self.value + min(step, self.value))
+            self._steps = min(8, self._steps + 1)
+            self.changed = now
+
+
+class Meter:
+    """What was admitted in the last *period* seconds, counted in slots so that it stays small."""
+
+    def __init__(self, period: float) -> None:
+        """Start empty. The mirrored period is a little longer than the service's."""
+        self.period = period
+        self._reach = period * (1 + _MARGIN) if period < 10 else period + 0.5
+        self._width = period / _SLOTS
+        self._slots: deque[list[float]] = deque()
+        self._sums = [0.0, 0.0]
+
+    def add(self, ticket: Ticket, requests: int, tokens: float) -> None:
+        """Add to (or take from) the slot in which *ticket* was sent."""
+        for slot in reversed(self._slots):
+            if slot[0] <= ticket.sent:
+                break
+        else:
+            slot = None
+        if slot is None or ticket.sent - slot[0] >= self._width:
+            if requests <= 0:
+                return  # it has left the period already
+            slot = [ticket.sent, 0.0, 0.0]
+            self._slots.append(slot)
+        slot[1] += requests
+        slot[2] += tokens
+        self._sums[0] += requests
+        self._sums[1] += tokens
+
+    def count(self, now: float) -> tuple[float, float]:
+        """Return how many requests were admitted in the period, and how many tokens."""
+        slots = [slot for slot in self._slots if slot[0] > now - self.period]
+        return sum(slot[1] for slot in slots), sum(slot[2] for slot in slots)
+
+    def wait_for_request(self, now: float, limit: float) -> float:
+        """Return the seconds until one more request keeps *limit*."""
+        return self._find_room(now, 0, limit, 1.0)
+
+    def wait_for_tokens(self, now: float, limit: float, need: float) -> float:
+        """Return the seconds until a request of *need* tokens keeps *limit*."""
+        return self._find_room(now, 1, limit, need)
+
+    def _find_room(self, now: float, column: int, limit: float, need: float) -> float:
+        while self._slots and self._slots[0][0] <= now - self._reach:
+            _, gone_requests, gone_tokens = self._slots.popleft()
+            self._sums[0] -= gone_requests
+            self._sums[1] -= gone_tokens
+        excess = self._sums[column] + min(need, limit) - limit
+        for slot in self._slots:
+            if excess <= 0:
+                break
+            excess -= slot[column + 1]
+            wait = slot[0] + self._width + self._reach - now
+            if excess <= 0:
+                return max(0.0, wait)
+        return 0.0
+
+
+class Ramp:
+    """More requests at once for as long as that helps: one more with each answer.
+
+    Beyond what a service can do at once requests only queue, and time out. That shows in what an
+    answer takes: requests are counted in octaves by how many were in flight when they left, and
+    twice as many must bring more answers (or tokens) a second. Where they do not, the limit goes
+    back to what proved useful, and more is tried again after a while.
+    """
+
+    def __init__(self, level: float) -> None:
+        """Begin at *level*."""
+        self._patience = _PATIENCE
+        self._is_careful = False
+        """Whether more was too much once: from then on each octave must prove itself first."""
+        self.restart(level, -math.inf)
+
+    def restart(self, level: float, now: float) -> None:
+        """Begin anew at *level*, with nothing to compare to."""
+        self._level = max(1.0, level)
+        self._began = now
+        self._octaves = [_Octave()]
+        self._rests_until: float | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether more at once was tried, and did not help."""
+        return self._rests_until is not None
+
+    def climb(self, now: float, limit: float) -> float:
+        """Return the limit after one more answer, all of *limit* being in use."""
+        if self._rests_until is not None:
+            if now < self._rests_until or self._octaves[0].answers < _SAMPLE:
+                return limit
+            self._rests_until = None
+        return min(limit + 1, 2 * self._level) if self._is_careful else limit + 1
+
+    def note(self, ticket: Ticket, now: float, tokens: float, limit: float) -> float:
+        """Count an answer; return the limit, lower when this many at once proved useless."""
+        place = ticket.place / self._level
+        if place <= 0.5 or ticket.sent < self._began:
+            return limit  # so few, or what was true before, tell nothing
+        number = 0 if place <= 1 else math.ceil(math.log2(place))
+        while number >= len(self._octaves):
+            self._octaves.append(_Octave())
+        self._octaves[number].add(ticket, now, tokens)
+        return self._judge(number, now, limit) if number else limit
+
+    def _judge(self, number: int, now: float, limit: float) -> float:
+        """Compare an octave with the one below, early, and when the long answers are there."""
+        octave, before = self._octaves[number], self._octaves[number - 1]
+        top = self._level * 2**number
+        if octave.answers not in (_SAMPLE, max(_SAMPLE + 1, 2 * int(top))):
+            return limit
+        if before.answers < _SAMPLE / 3:
+            return limit
+        gain = octave.compare(before)
+        if gain < _GAIN:
+            limit = min(limit, top / 2 * max(1.0, gain))
+            self.restart(limit, now)
+            self._is_careful = True
+            self._rests_until = now + self._patience
+            self._patience = min(_MOST_PATIENCE, 2 * self._patience)
+        elif self._is_careful:
+            self.restart(limit, now)
+            self._patience = _PATIENCE
+        return limit
+
+
+class _Octave:
+    """Answers to requests that left with about as many in flight."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self._places = self._seconds = self._tokens = 0.0
+
+    def add(self, ticket: Ticket, now: float, tokens: float) -> None:
+        """Count one answer, which used *tokens* where the host tells."""
+        self.answers += 1
+        self._places += ticket.place
+        self._seconds += now - ticket.sent
+        self._tokens += tokens
+
+    def compare(self, before: _Octave) -> float:
+        """Return how many times as much comes in a second as *before*, by Little's law."""
+        amounts = self._amount / max(1e-9, before._amount)
+        places = (self._places / self.answers) / (before._places / before.answers)
+        return amounts * places * before._seconds / max(1e-9, self._seconds)
+
+    @property
+    def _amount(self) -> float:
+        return self._tokens or float(self.answers)
