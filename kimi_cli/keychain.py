@@ -20,6 +20,7 @@ _STRONG = 1
 _WITHOUT_PERSON = 3.0
 _WITH_PERSON = 60.0
 _HINT_AFTER = 1.0
+_STEP = 0.125
 
 
 class KeychainError(Exception):
@@ -106,11 +107,13 @@ class Keychain:
         return answers[0]
 
     def _wait(self, thread: threading.Thread) -> None:
-        if self._notify is not None:
-            thread.join(_HINT_AFTER)
-            if thread.is_alive():
+        """Wait in steps, not by the clock: a machine that stood still gave no time to answer."""
+        waited = 0.0
+        while thread.is_alive() and waited < self._limit:
+            thread.join(_STEP)
+            waited += _STEP
+            if waited == _HINT_AFTER and self._notify is not None and thread.is_alive():
                 self._notify("waiting for the keyring to be unlocked")
-        thread.join(self._limit)
 
     def _find_obstacle(self) -> str | None:
         """Without a session bus every Linux back end fails, some of them slowly."""
