@@ -22,6 +22,8 @@ def catch_signals() -> None:
     for signum in _ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _terminate)
+    # Who asks a batch how it stands must not kill it because it has only just begun.
+    signal.signal(signal.SIGUSR1, lambda signum, frame: None)
 
 
 def die_by(signum: int) -> NoReturn:

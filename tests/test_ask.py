@@ -872,7 +872,8 @@ REFUSALS: list[tuple[Reply, int, str]] = [
     (
         refusal(429, "rate_limit_reached_error", "limit TPD reached", dialect="moonshot"),
         75,
-        "HTTP 429 rate_limit_reached_error: limit TPD reached; the daily limit resets tomorrow",
+        "HTTP 429 rate_limit_reached_error: limit TPD reached; "
+        "this limit resets by itself, but not soon",
     ),
     (
         recording("llama-cpp-unauthorized"),

@@ -156,7 +156,7 @@ def test_a_changed_row_is_not_taken_for_done(
     write_rows(source, rows)
     refused = batch(*command)
     assert refused.status == 65
-    assert "1 finished rows ask something else now (r2)" in refused.error
+    assert "1 finished row asks something else now (r2)" in refused.error
     assert batch(*command, "--on-change", "keep").status == 0
     assert len(server.requests) == 3
     assert batch(*command, "--on-change", "redo").status == 0
@@ -220,7 +220,7 @@ def test_bad_rows_are_errors_of_their_own(
     assert lines["row-4"]["error"]["code"] == "forbidden"
     assert [lines[name]["content"] for name in ("row-1", "row-5")] == ["re: good", "re: last"]
     before = len(server.requests)
-    assert batch(str(source), "-o", str(out), "--format", "flat").status == 0
+    assert batch(str(source), "-o", str(out), "--format", "flat").status == 4
     assert len(server.requests) == before
 
 

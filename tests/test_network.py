@@ -567,7 +567,7 @@ def test_a_compressed_bomb(ask: Kimi, server: ReplayServer) -> None:
     bomb = gzip.compress(b" " * 300_000_000, 1)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     server.script(Reply([bomb], headers=headers))
-    assert_failed(ask("--no-stream", "hi"), 76, "more than 268435456 bytes")
+    assert_failed(ask("--no-stream", "hi"), 76, "more than 67108864 bytes")
 
 
 def test_an_endless_event(ask: Kimi, server: ReplayServer) -> None:

@@ -23,7 +23,7 @@ from kimi_cli.batch.records import (
     Record,
     Result,
     Shape,
-    encode_result,
+    encode_results,
     fill_template,
     make_record,
     read_jsonl,
@@ -289,7 +289,7 @@ def test_deep_nesting_is_sent_or_an_error(depth: int) -> None:
     assert isinstance(second, Record)
     if isinstance(first, Record):
         for style in FORMATS:
-            assert encode_result(Result(first, error=ERROR), style)
+            assert encode_results([Result(first, error=ERROR)], style)
     else:
         assert "nested too deeply" in first.message
 
@@ -307,7 +307,7 @@ def test_odd_lines_are_errors_and_not_too_long(line: bytes) -> None:
     first, second = read(line + b'\n"y"\n')
     assert isinstance(first, BadRecord)
     assert "too long" not in first.message
-    assert encode_result(Result(first, error=ERROR), "batch")
+    assert encode_results([Result(first, error=ERROR)], "batch")
     assert isinstance(second, Record)
 
 
@@ -333,8 +333,8 @@ def make_result(row: Row, content: str = "answer", error: Row | None = None) -> 
     document = {"id": "i", "choices": [{"message": {**MESSAGE, "content": content},
                                         "finish_reason": "stop"}], "usage": {}}  # fmt: skip
     if error is not None:
-        return Result(record, None, None, None, error, 1, 2)
-    return Result(record, 200, "r", document, None, 1, 2)
+        return Result(record, error=error, attempts=1, milliseconds=2)
+    return Result(record, 200, "r", document, attempts=1, milliseconds=2)
 
 
 @pytest.mark.parametrize("style", [style for style in FORMATS if style != "text"])
@@ -342,7 +342,7 @@ def make_result(row: Row, content: str = "answer", error: Row | None = None) -> 
 def test_a_result_is_one_line(style: str, content: str, note: str) -> None:
     """Of JSON that naive readers do not cut, with any text in it, and known again by its head."""
     row = {"custom_id": "a", "prompt": "x", "note": note}
-    line = encode_result(make_result(row, content), style)
+    line = encode_results([make_result(row, content)], style)
     assert line.endswith(b"\n")
     assert len(line.decode().splitlines()) == 1
     document = json.loads(line)
@@ -360,7 +360,7 @@ def test_the_formats() -> None:
     """Each with its keys, in their order; a failure says its class in the head."""
     row = {"custom_id": "a", "prompt": "x", "note": "n"}
     good, bad = make_result(row), make_result(row, error=ERROR)
-    lines = {style: json.loads(encode_result(good, style)) for style in FORMATS}
+    lines = {style: json.loads(encode_results([good], style)) for style in FORMATS}
     assert list(lines["batch"]) == ["custom_id", "kimi", "id", "response", "error", "note"]
     assert lines["batch"]["response"]["status_code"] == 200
     assert lines["flat"] | {"kimi": None} == {
@@ -369,7 +369,7 @@ def test_the_formats() -> None:
     }  # fmt: skip
     assert list(lines["merge"]) == ["custom_id", "kimi", "prompt", "note", "kimi_response"]
     assert lines["text"] == "answer"
-    failed = {style: json.loads(encode_result(bad, style)) for style in FORMATS}
+    failed = {style: json.loads(encode_results([bad], style)) for style in FORMATS}
     assert failed["batch"]["error"] == failed["flat"]["error"] == ERROR
     assert failed["merge"]["kimi_response"]["error"] == ERROR
     assert failed["text"] is None

@@ -35,7 +35,7 @@ CASES: list[tuple[int, Any, Verdict]] = [
     (
         429,
         {"error": {"type": "rate_limit_reached_error", "message": "reached TPD rate limit"}},
-        Verdict.SPENT_FOR_TODAY,
+        Verdict.SPENT_FOR_NOW,
     ),
     (429, {"error": {"message": "You exceeded your current quota"}}, Verdict.QUOTA_USED_UP),
     (503, {"error": {"code": 503, "type": "unavailable_error"}}, Verdict.OVERLOADED),
@@ -54,7 +54,7 @@ STATUSES = {
     Verdict.RATE_LIMITED: (ExitStatus.TEMPORARY, True),
     Verdict.OVERLOADED: (ExitStatus.TEMPORARY, True),
     Verdict.SERVER_FAILED: (ExitStatus.TEMPORARY, True),
-    Verdict.SPENT_FOR_TODAY: (ExitStatus.TEMPORARY, False),
+    Verdict.SPENT_FOR_NOW: (ExitStatus.TEMPORARY, False),
     Verdict.REQUEST_REFUSED: (ExitStatus.DATA, False),
     Verdict.TOKEN_REFUSED: (ExitStatus.NO_PERMISSION, False),
     Verdict.QUOTA_USED_UP: (ExitStatus.NO_PERMISSION, False),

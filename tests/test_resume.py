@@ -20,7 +20,7 @@ from rows import Row, echo, get_prompt, list_ids, list_prompts, make_rows, read_
 from server import ReceivedRequest, ReplayServer, Reply, Stall, refusal
 
 from kimi_cli.batch.ledger import Ledger, is_failed, read_done
-from kimi_cli.batch.records import Result, Shape, encode_result, make_record
+from kimi_cli.batch.records import Result, Shape, encode_results, make_record
 from kimi_cli.batch.selection import Shard, parse_shard
 from kimi_cli.errors import BadInput
 
@@ -58,7 +58,7 @@ def make_lines(
         else:
             error = {"code": "some_code", "message": "no", "class": kind}
             result = Result(record, error=error, attempts=1)
-        lines.append(encode_result(result, style))
+        lines.append(encode_results([result], style))
     return lines
 
 
@@ -220,7 +220,7 @@ def test_failed_rows_are_asked_again(
     kept = {f"r{number}" for number in range(4)} - {prompt.replace("p", "r") for prompt in again}
     good = select_lines(out.read_bytes(), kept)
     command = (str(source), "-o", str(out), "--format", style)
-    assert batch(*command, "--retry-failed", which).status == 0
+    assert batch(*command, "--retry-failed", which).status == (0 if which == "all" else 4)
     assert list_prompts(server) == again
     assert out.read_bytes().startswith(good)
     assert sorted(list_ids(out)) == ["r0", "r1", "r2", "r3"]
@@ -245,7 +245,7 @@ def test_written_errors_are_final_until_they_are_named(
     assert not Path(f"{out}.errors").exists()
     good = select_lines(out.read_bytes(), {"r0", "r1"})
     server.answer(echo)
-    assert batch(*command, "--retry-failed", "transient").status == 0
+    assert batch(*command, "--retry-failed", "transient").status == 4
     assert list_prompts(server, 3) == ["p2"]
     assert out.read_bytes().startswith(good)
     assert list_ids(out)[2:] == ["r2"]
@@ -293,7 +293,7 @@ def test_a_row_that_fails_again_has_one_line(
     assert out.read_bytes().startswith(good)
     assert read_rows(out)[1]["error"]["code"] == "forbidden"
     server.answer(echo)
-    assert batch(*command).status == 0
+    assert batch(*command).status == 4
     assert list_prompts(server, 2) == ["p2"]
     assert list_ids(out) == ["r0", "r1", "r2"]
 
@@ -329,7 +329,7 @@ def test_a_rewritten_output_stays_as_private(batch: Kimi, tmp_path: Path, option
     source = write_rows(tmp_path / "in.jsonl", make_rows(2))
     out = write_output(tmp_path / "out.jsonl", make_rows(2), failed={"r1": "permanent"})
     out.chmod(0o600)
-    assert batch(str(source), "-o", str(out), option).status == 0
+    assert batch(str(source), "-o", str(out), option).status == (4 if option == "--ordered" else 0)
     assert list_ids(out) == ["r0", "r1"]
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
 
@@ -349,14 +349,18 @@ def test_a_rewritten_output_may_be_a_link(batch: Kimi, tmp_path: Path) -> None:
 
 
 def test_an_id_that_comes_twice_is_named(batch: Kimi, server: ReplayServer, tmp_path: Path) -> None:
-    """Exit 65 with the ids; the first row of each is answered, and the others are not sent."""
+    """Exit 65 with the ids: neither they nor what comes behind them is sent."""
     rows = [*make_rows(3), {"custom_id": "r1", "prompt": "x"}, {"id": "r2", "prompt": "p2"}, "q"]
     source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     result = batch(str(source), "-o", str(out))
     assert result.status == 65
-    assert "2 rows have an id that came before (r1, r2) and were not sent" in result.error
-    assert sorted(list_ids(out)) == ["r0", "r1", "r2", "row-6"]
-    assert list_prompts(server) == ["p0", "p1", "p2", "q"]
+    assert "the ids of 2 rows came before (r1, r2); 1 row not sent" in result.error
+    assert sorted(list_ids(out)) == ["r0", "r1", "r2"]
+    assert list_prompts(server) == ["p0", "p1", "p2"]
+    rehearsed = batch(str(source), "-o", str(out), "--dry-run")
+    assert rehearsed.status == 65
+    assert "the ids of 2 rows came before (r1, r2)" in rehearsed.error
+    assert "row 4: the id r1 came before" in batch(str(source), "--dry-run").error
 
 
 def test_an_id_that_comes_twice_has_its_line_on_a_pipe(batch: Kimi, server: ReplayServer) -> None:
@@ -510,7 +514,7 @@ def test_a_changed_row_without_an_id_is_refused(
     source = write_rows(tmp_path / "in.jsonl", ["zero", "one", "two"])
     result = batch(str(source), "-o", str(out))
     assert result.status == 65
-    assert "1 finished rows ask something else now (row-1)" in result.error
+    assert "1 finished row asks something else now (row-1)" in result.error
     assert not server.requests
     assert out.read_bytes() == before
 

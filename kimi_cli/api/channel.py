@@ -18,8 +18,11 @@ from typing import Any
 
 from urllib3.exceptions import HTTPError
 
+from kimi_cli.api.replies import DOCUMENT_LIMIT, ERROR_LIMIT
 from kimi_cli.api.transport import Call, Transport, explain_failure
 from kimi_cli.errors import NotTheApi, TimedOut
+
+_PIECE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,10 @@ class WholeReply:
         """Return the body; raises NotTheApi beyond *limit* bytes."""
         data = self.body
         if self.header("content-encoding") in ("gzip", "deflate"):
-            data = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, limit + 1)
+            try:
+                data = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, limit + 1)
+            except zlib.error as error:
+                raise NotTheApi(f"the host sent what cannot be decompressed: {error}") from error
         if len(data) > limit:
             raise NotTheApi(f"the host sent more than {limit} bytes in one document")
         return data
@@ -55,6 +61,7 @@ class Channel:
         self._connect = connect
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._posting: bytes | None = None
         self._aborted = False
         complete = transport.complete_headers(Call("POST", path, headers))
         lines = [
@@ -69,33 +76,40 @@ class Channel:
 
         Raises Unreachable, TimedOut when it was aborted, StreamTruncated or NotTheApi.
         """
+        with self._lock:
+            self._posting, self._aborted = body, False
         try:
             return self._post(body)
         except (HTTPException, HTTPError, OSError) as error:
             connecting = self._connection is None
             self.close()
             if self._aborted:
-                self._aborted = False
                 raise TimedOut(
                     "no answer within the time limit (limits: timeout, max-time)"
                 ) from error
             route = self._transport.route
             raise explain_failure(error, route, connecting=connecting) from error
+        finally:
+            with self._lock:
+                self._posting = None
 
     def _post(self, body: bytes) -> WholeReply:
         """A kept connection that proves closed before any byte of a reply is replaced once."""
         kept = self._connection is not None
         try:
-            return self._post_once(body)
+            response = self._send(body)
         except ConnectionError:
             if not kept or self._aborted:
                 raise
             self.close()
-        return self._post_once(body)
+            response = self._send(body)
+        return self._receive(response)
 
-    def abort(self) -> None:
-        """End the call that another thread is in: it fails with a closed connection."""
+    def abort(self, body: bytes) -> None:
+        """End the call in which another thread posts this very *body*, if it still does."""
         with self._lock:
+            if self._posting is not body:
+                return
             self._aborted = True
             if self._connection is not None:
                 with contextlib.suppress(OSError):
@@ -108,7 +122,8 @@ class Channel:
         if connection is not None:
             connection.close()
 
-    def _post_once(self, body: bytes) -> WholeReply:
+    def _send(self, body: bytes) -> HTTPResponse:
+        """Send the request; return the response, its body unread."""
         connected = self._open()
         request = b"%s%d\r\n\r\n%s" % (self._head, len(body), body)
         # A host may answer, and hang up, before it has read a long request.
@@ -117,10 +132,18 @@ class Channel:
         response = HTTPResponse(connected, method="POST")
         try:
             response.begin()
-            data = response.read()
-        finally:
+        except BaseException:
             response.close()
-        if response.will_close:
+            raise
+        return response
+
+    def _receive(self, response: HTTPResponse) -> WholeReply:
+        """Read the reply to its end, or a little more than a document may have."""
+        with contextlib.closing(response):
+            limit = DOCUMENT_LIMIT if 200 <= response.status < 300 else ERROR_LIMIT
+            data = _read_bounded(response, limit)
+            must_close = response.will_close or len(data) > limit
+        if must_close:
             self.close()
         return WholeReply(response.status, data, response.msg)
 
@@ -134,3 +157,15 @@ class Channel:
                 raise ConnectionAbortedError("given up while connecting")
         kept: socket.socket = self._connection.sock
         return kept
+
+
+def _read_bounded(response: HTTPResponse, limit: int) -> bytes:
+    """Return the body, or of a larger one a little more than *limit* bytes."""
+    if response.length is not None and response.length <= limit:
+        return response.read()
+    if response.chunked:
+        return response.read(limit + 1)
+    data = bytearray()
+    while len(data) <= limit and (piece := response.read(_PIECE)):
+        data += piece
+    return bytes(data)

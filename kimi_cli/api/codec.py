@@ -59,6 +59,23 @@ def _make_encoder(*, sort_keys: bool) -> json.JSONEncoder:
 _IN_ORDER, _SORTED = _make_encoder(sort_keys=False), _make_encoder(sort_keys=True)
 
 
+_DEEP, _MARGIN = 500, 100
+"""Brackets in a text that may be too deep, and the levels that writing it may add."""
+
+
+def refuse_depth(value: Any, text: bytes | str) -> None:
+    """Raise ValueError when *value*, read from *text*, is too deep to be written again."""
+    opening: Any = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if len(text) <= _DEEP or sum(map(text.count, opening)) <= _DEEP:
+        return
+    for _ in range(_MARGIN):
+        value = [value]
+    try:
+        dumps(value)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
 def dumps(value: Any, *, sort_keys: bool = False) -> str:
     """Compact JSON with the text itself, not escapes; NaN and infinities raise ValueError."""
     return (_SORTED if sort_keys else _IN_ORDER).encode(value)

@@ -126,16 +126,24 @@ class Ending:
     usage: JSON | None = None
     tool_calls: tuple[JSON, ...] = ()
 
+    def find_lack(self, *, has_text: bool) -> str | None:
+        """Name what keeps the answer from being whole: a finish_reason, or ``empty``.
+
+        None when the model came to its own full stop.
+        """
+        if self.finish_reason not in (None, "stop", "tool_calls"):
+            return str(self.finish_reason)
+        return None if has_text or self.tool_calls else "empty"
+
     def find_flaw(self, *, has_text: bool) -> str | None:
-        """Say why the answer is not whole; None when the model came to its own full stop."""
-        reason = self.finish_reason
-        if reason == "length":
-            return "the answer is incomplete: finish_reason length; raise --max-tokens"
-        if reason not in (None, "stop", "tool_calls"):
-            return f"the answer is incomplete: finish_reason {reason}"
-        if not has_text and not self.tool_calls:
+        """Say why the answer is not whole; None when it is."""
+        lack = self.find_lack(has_text=has_text)
+        if lack is None:
+            return None
+        if lack == "empty":
             return "the answer is empty; ask again, or in other words"
-        return None
+        advice = "; raise --max-tokens" if lack == "length" else ""
+        return f"the answer is incomplete: finish_reason {lack}{advice}"
 
     def dump_tool_calls(self) -> str:
         """Return the tool calls as one line of JSON, an array."""
@@ -268,3 +276,19 @@ def read_completion(document: JSON) -> Completion:
     folder.add(document)
     delta = folder.take() or Delta("", "")
     return Completion(delta.content, delta.reasoning, folder.end())
+
+
+def find_lack(document: JSON) -> str | None:
+    """Name what a ``chat.completion`` object lacks to be whole, in any of its choices.
+
+    As ``Ending.find_lack`` does; raises NotTheApi for an unknown shape.
+    """
+    choices = document.get("choices") or [{}]
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise NotTheApi(f"the host sent choices of an unknown shape: {codec.dumps(choices)[:80]}")
+    for choice in choices:
+        completion = read_completion({"choices": [{**choice, "index": 0}]})
+        lack = completion.ending.find_lack(has_text=bool(completion.content.strip()))
+        if lack is not None:
+            return lack
+    return None

@@ -22,7 +22,7 @@ class Verdict(Enum):
     RATE_LIMITED = "rate limited", ExitStatus.TEMPORARY, True
     OVERLOADED = "overloaded", ExitStatus.TEMPORARY, True
     SERVER_FAILED = "server failed", ExitStatus.TEMPORARY, True
-    SPENT_FOR_TODAY = "spent for today", ExitStatus.TEMPORARY, False
+    SPENT_FOR_NOW = "spent for now", ExitStatus.TEMPORARY, False
     REQUEST_REFUSED = "request refused", ExitStatus.DATA, False
     TOKEN_REFUSED = "token refused", ExitStatus.NO_PERMISSION, False
     QUOTA_USED_UP = "quota used up", ExitStatus.NO_PERMISSION, False
@@ -99,12 +99,12 @@ _BY_CLASS = {
 }
 
 _QUOTA_WORDS = ("exceeded your current quota", "check your account balance", "insufficient balance")
-_DAILY_WORDS = (" tpd", "tokens per day", "per day")
+_PERIOD_WORDS = (" tpd", "tokens per day", "per day", "usage limit for this", "billing cycle")
 
 _ADVICE = {
     Verdict.TOKEN_REFUSED: "check it with 'kimi auth status', replace it with 'kimi auth login'",
     Verdict.QUOTA_USED_UP: "recharge the account",
-    Verdict.SPENT_FOR_TODAY: "the daily limit resets tomorrow",
+    Verdict.SPENT_FOR_NOW: "this limit resets by itself, but not soon",
     Verdict.NOT_SERVED: "check --model and --base-url; 'kimi models' lists what there is",
     Verdict.NOT_THE_API: "check --base-url",
 }
@@ -127,8 +127,9 @@ class Refusal:
         verdict = _BY_CODE.get(self.code or "") or self._judge_status()
         if any(phrase in words for phrase in _QUOTA_WORDS):
             return Verdict.QUOTA_USED_UP
-        if verdict is Verdict.RATE_LIMITED and any(phrase in words for phrase in _DAILY_WORDS):
-            return Verdict.SPENT_FOR_TODAY
+        may_pass = verdict is Verdict.RATE_LIMITED or self.http_status == 403
+        if may_pass and any(phrase in words for phrase in _PERIOD_WORDS):
+            return Verdict.SPENT_FOR_NOW
         return verdict
 
     def _judge_status(self) -> Verdict:

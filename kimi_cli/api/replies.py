@@ -11,9 +11,10 @@ from kimi_cli.api.refusals import Refusal, Refused, holds_error, read_refusal
 from kimi_cli.api.retry import parse_retry_after
 from kimi_cli.errors import KimiError, NotTheApi
 
-DOCUMENT_LIMIT = 256 * 2**20
+DOCUMENT_LIMIT = 64 * 2**20
 """Bytes of one JSON document."""
-_ERROR_LIMIT = 2**20
+ERROR_LIMIT = 2**20
+"""Bytes of what comes with a status that is no success."""
 _MARKUP = rb"(?s)<(style|script).*?</\1>|<[^>]*>"
 
 JSON = dict[str, Any]
@@ -66,6 +67,7 @@ def parse(data: bytes) -> JSON:
     """Parse what should be a JSON object; raises NotTheApi with its first words when it is not."""
     try:
         document = codec.loads(data)
+        codec.refuse_depth(document, data)
     except ValueError as error:
         raise NotTheApi(f"the host sent what is not JSON: {_quote(data)}") from error
     if not isinstance(document, dict):
@@ -96,7 +98,7 @@ def _explain_status(reply: Readable) -> KimiError:
         )
     body = b""
     with contextlib.suppress(KimiError):
-        body = reply.read(_ERROR_LIMIT)
+        body = reply.read(ERROR_LIMIT)
     try:
         document: Any = codec.loads(body)
     except ValueError:

@@ -7,17 +7,25 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from kimi_cli.api.refusals import Refused
-from kimi_cli.errors import KimiError, StreamTruncated, TimedOut, Unreachable
+from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TimedOut, Unreachable
+
+_COSTLY: dict[type[KimiError], int] = {TimedOut: 1, StreamTruncated: 2}
+"""Retries of what was probably billed, where they are fewer than the policy's."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how long one request is tried again; times are in seconds."""
+    """How often and how long one request is tried again; times are in seconds.
+
+    *foreign* is for a reply that is not the API's: a person wants to know of it at once, a batch
+    may meet a proxy's page among a thousand answers.
+    """
 
     retries: int = 2
     base: float = 1.0
     longest: float = 30.0
     budget: float = 120.0
+    foreign: int = 0
 
     def plan_delay(self, error: KimiError, *, attempt: int, elapsed: float) -> float | None:
         """Return the wait before the next attempt, or None when *error* is final.
@@ -26,14 +34,23 @@ class RetryPolicy:
         full-jitter exponential; a Retry-After is a floor, and ends the attempts at once when
         the budget cannot hold it.
         """
-        if attempt > self.retries or not is_transient(error):
+        if attempt > self._count_retries(error):
             return None
-        left = self.budget - elapsed
-        delay = random.uniform(0, min(self.longest, self.base * 2 ** (attempt - 1)))
+        delay = self.draw_delay(error, attempt)
+        return delay if delay <= self.budget - elapsed else None
+
+    def draw_delay(self, error: KimiError, attempt: int) -> float:
+        """Return a random wait that grows with *attempt*, above what the host asked for."""
         asked = error.refusal.retry_after if isinstance(error, Refused) else None
-        if asked is not None:
-            delay += asked
-        return delay if delay <= left else None
+        delay = random.uniform(0, min(self.longest, self.base * 2 ** (attempt - 1)))
+        return (asked or 0.0) + delay
+
+    def _count_retries(self, error: KimiError) -> int:
+        if isinstance(error, NotTheApi):
+            return min(self.foreign, self.retries)
+        if not is_transient(error):
+            return 0
+        return min(self.retries, _COSTLY.get(type(error), self.retries))
 
 
 def is_transient(error: KimiError) -> bool:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPException, RemoteDisconnected
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -43,6 +43,10 @@ from kimi_cli.errors import (
 )
 
 _PIECE = 65536
+_KEEP_ALIVE = 45
+"""Seconds of silence after which TCP asks whether the other side is still there: routers forget
+a quiet connection after some minutes."""
+_CUTS = (RemoteDisconnected, IncompleteRead)
 _AHEAD = 256 * 1024
 """Bytes that may be received ahead of a slow reader, and so be decoded in one go."""
 
@@ -120,6 +124,7 @@ class Transport(HTTPAdapter):
         # A socket's own limit would end a long upload, or a long thought; others judge instead.
         connection.timeout = None
         connection.sock.settimeout(None)
+        _keep_alive(connection.sock)
         return connection
 
     def locate(self, path: str) -> str:
@@ -284,6 +289,15 @@ class Reply:
         return bytes(body)
 
 
+def _keep_alive(connected: socket.socket) -> None:
+    """Keep a way open on which nothing passes while a model thinks, and notice where it ended."""
+    raw = getattr(connected, "socket", connected)  # pyOpenSSL and TLS inside TLS wrap it
+    with contextlib.suppress(OSError, AttributeError):
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP_ALIVE)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP_ALIVE)
+
+
 def _read_promptly(response: Any) -> Iterator[bytes]:
     """Yield the body of urllib3's *response* as it comes, never waiting for a full buffer.
 
@@ -315,10 +329,11 @@ def explain_failure(error: Exception, route: Route, *, connecting: bool = False)
         return Unreachable(f"the proxy refuses the way to {host}: {reason}")
     if connecting and via and isinstance(error, (HTTPError, HTTPException, OSError)):
         return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
-    if isinstance(root, HTTPException) and not isinstance(root, RemoteDisconnected):
+    if isinstance(root, HTTPException) and not isinstance(root, _CUTS):
         return NotTheApi(f"{host} does not speak HTTP: {reason}")
     if isinstance(error, (HTTPError, HTTPException, OSError)):
-        return StreamTruncated(f"{host} closed the connection without a reply: {reason}")
+        where = "within its" if isinstance(root, IncompleteRead) else "without a"
+        return StreamTruncated(f"{host} closed the connection {where} reply: {reason}")
     raise error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -45,11 +46,17 @@ class Campaign:
     retry_failed: str = "none"
     done_from: tuple[str, ...] = ()
     fsync: str = "interval"
+    summary: Path | None = None
     tally: Tally = field(default_factory=Tally)
 
     def read_all(self) -> Iterator[Record | BadRecord]:
-        """Yield every record of the input."""
-        return read_records(self.source.iterate(), self.shape)
+        """Yield every record of the input; raises BadInput when it is a wrong file."""
+        return refuse_wrong_input(read_records(self.source.iterate(), self.shape))
+
+    def rehearse(self) -> Iterator[Record | BadRecord]:
+        """Yield what a run without an earlier output would send; raise what it would raise."""
+        self._check_files()
+        return select(self.read_all(), Done(), self.rules, self.tally)
 
     def run(
         self,
@@ -67,17 +74,14 @@ class Campaign:
         before the first request. Raises BadInput, CannotCreate,
         TemporaryFailure for an output that another run holds, OutputFailed, OutputClosed.
         """
+        self._check_files()
         with ExitStack() as stack:
             earlier = read_done(_find_files(self.done_from, notify))
             sink, done = self._open_sink(stack, earlier, write_out)
             places = Places()
             sorts = self.ordered and self.output is not None and self.style != "text"
             records = select(
-                refuse_wrong_input(self.read_all()),
-                done,
-                self.rules,
-                self.tally,
-                places.note if sorts else None,
+                self.read_all(), done, self.rules, self.tally, places.note if sorts else None
             )
             runner = Runner(
                 records,
@@ -87,6 +91,7 @@ class Campaign:
                 tally=self.tally,
                 sink=sink,
                 tick=tick,
+                tell_read=lambda: self.source.read_bytes,
             )
             started(runner)
             try:
@@ -102,41 +107,74 @@ class Campaign:
         if self.output is None:
             sink: Sink = StdoutSink(write_out, self.style)
             if self.ordered:
-                sink = OrderedSink(sink, _WINDOW_ROWS)
+                sink = OrderedSink(sink, _WINDOW_ROWS, self.style)
             return sink, earlier
-        self._prepare_output()
-        ledger = stack.enter_context(Ledger(self.output, sync=self.fsync))
+        ledger = stack.enter_context(self._open_ledger(self.output))
         ledger.done.merge(earlier)
         sink = LedgerSink(ledger, self.style, defer=self.on_error == "defer")
         if self.ordered and self.style == "text":
             # Such lines cannot be sorted later.
-            sink = OrderedSink(sink, _WINDOW_ROWS)
+            sink = OrderedSink(sink, _WINDOW_ROWS, self.style)
         return sink, ledger.done
 
-    def _prepare_output(self) -> None:
-        """Refuse an output that must not be touched; take out lines that are to be bought again."""
-        assert self.output is not None  # noqa: S101 - the caller has one
-        for path in (self.output, name_errors(self.output)):
-            if path.exists() and self.source.holds(path.stat()):
-                raise BadInput(f"{path} is the input; name another file with -o")
-        if not self.output.exists():
-            return
-        current = self.output.stat()
-        if self.style == "text" and current.st_size:
-            raise CannotCreate(
-                f"{self.output} exists, and lines of --format text have no ids to go on by; "
-                "use another format or file"
-            )
-        if self.retry_failed != "none":
+    def _open_ledger(self, output: Path) -> Ledger:
+        """Open the output; take out lines whose rows are to be asked again."""
+        ledger = Ledger(output, sync=self.fsync)
+        with ExitStack() as stack:
+            stack.enter_context(ledger)
+            unwanted = self._find_unwanted(ledger.done)
+            if not unwanted:
+                stack.pop_all()
+                return ledger
+            drop_lines(output, lambda line: any(test(line) for test in unwanted))
+        return Ledger(output, sync=self.fsync)
+
+    def _find_unwanted(self, done: Done) -> list[Callable[[bytes], bool]]:
+        """Return tests for lines that go: errors to be retried, and what has changed since.
+
+        A line that holds an error protects nothing: its row may be mended at any time.
+        """
+        tests: list[Callable[[bytes], bool]] = []
+        if self.retry_failed != "none" and done.failed:
             classes = None if self.retry_failed == "all" else frozenset(("transient",))
-            with Ledger(self.output):
-                drop_lines(self.output, lambda line: is_failed(line, classes))
-        if self.rules.on_change == "redo":
-            if not self.source.is_lasting:
-                raise BadInput("--on-change redo reads the input twice; name a file, not a pipe")
-            with Ledger(self.output) as ledger:
-                changes = find_changes(refuse_wrong_input(self.read_all()), ledger.done)
-                drop_lines(self.output, lambda line: changes.replace(*read_head(line)))
+            tests.append(lambda line: is_failed(line, classes))
+        redo = self.rules.on_change == "redo"
+        if redo and not self.source.is_lasting:
+            raise BadInput("--on-change redo reads the input twice; name a file, not a pipe")
+        if self.source.is_lasting and (done.failed or (redo and done)):
+            changes = find_changes(self.read_all(), done)
+            if changes.ids:
+                tests.append(
+                    lambda line: (redo or is_failed(line)) and changes.replace(*read_head(line))
+                )
+        return tests
+
+    def _check_files(self) -> None:
+        """Refuse files that would be read and written at once, or cannot be gone on with."""
+        output = self.output
+        if output is None:
+            if self.source.is_stdout():
+                raise BadInput("standard output is the input; write to another file")
+        else:
+            if not output.parent.is_dir():
+                raise CannotCreate(f"cannot create {output}: there is no folder {output.parent}")
+            if self.style == "text" and output.exists() and output.stat().st_size:
+                raise CannotCreate(
+                    f"{output} exists, and lines of --format text have no ids to go on by; "
+                    "use another format or file"
+                )
+        ours = [] if output is None else [output, name_errors(output)]
+        for path in [*ours, *filter(None, [self.summary])]:
+            if path.exists() and self.source.holds(path.stat()):
+                raise BadInput(f"{path} is the input; name another file")
+        if self.summary is not None and any(_is_same(self.summary, path) for path in ours):
+            raise BadInput(f"{self.summary} is the output; name another file with --summary")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other) or (
+        one.exists() and other.exists() and one.samefile(other)
+    )
 
 
 def _find_files(patterns: Iterable[str], notify: Callable[[str], None]) -> Iterator[Path]:

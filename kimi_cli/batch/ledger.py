@@ -31,7 +31,8 @@ from kimi_cli.errors import (
 
 _TEXT = rb'"(?:[^"\\]|\\.)*'
 _HEAD = re.compile(
-    rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"(?:,"failed":"([a-z]+)")?'
+    rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"'
+    rb'(?:,"failed":"([a-z]+)"|,"incomplete":"([a-z_]+)")?'
 )
 _TORN = rb'(?s)\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z'
 _BEGINNING, _MARK = b'{"custom_id":"', b',"kimi":{"key":"'
@@ -95,6 +96,8 @@ class Done:
         self.ids = HashSet(8)
         self.elsewhere = HashSet(8)
         """Ids that a hosted batch has answered: its lines have no keys."""
+        self.failed, self.incomplete = HashSet(16), HashSet(16)
+        """Keys of lines that hold an error, or an answer that ended early."""
 
     def __len__(self) -> int:
         """How many rows are done."""
@@ -110,6 +113,8 @@ class Done:
         self.keys.merge(other.keys)
         self.ids.merge(other.ids)
         self.elsewhere.merge(other.elsewhere)
+        self.failed.merge(other.failed)
+        self.incomplete.merge(other.incomplete)
 
     def collect(self, file: BinaryIO) -> None:
         """Add the rows that another output, of ours or of a hosted batch, has answers of."""
@@ -141,6 +146,9 @@ class Done:
         except ValueError:
             return False
         self.note(head[2].decode(), name)
+        if head[3] or head[4]:
+            flawed = self.failed if head[3] else self.incomplete
+            flawed.add(bytes.fromhex(head[2].decode()))
         return True
 
 
@@ -190,7 +198,7 @@ class Ledger:
     def append(self, lines: bytes) -> None:
         """Write whole *lines*; they are out of this process when it returns.
 
-        Raises OutputFailed, after cutting back what a full disk let through of them.
+        Raises OutputFailed; of what a full disk let through, whole lines are kept.
         """
         size = os.fstat(self._descriptor).st_size
         left = memoryview(lines)
@@ -199,8 +207,11 @@ class Ledger:
                 left = left[os.write(self._descriptor, left) :]
             self._sync_now_and_then()
         except OSError as error:
-            os.ftruncate(self._descriptor, size)
-            raise self._explain(error) from error
+            written = len(lines) - len(left)
+            kept = lines.rfind(b"\n", 0, written) + 1
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size + kept)
+            raise self._explain(error, lines.count(b"\n", kept)) from error
 
     def _sync_now_and_then(self) -> None:
         now = time.monotonic()
@@ -266,9 +277,10 @@ class Ledger:
                 "name another file with -o"
             )
 
-    def _explain(self, error: OSError) -> OutputFailed:
+    def _explain(self, error: OSError, lost: int = 0) -> OutputFailed:
+        but = f" but {lost} that found no room" if lost else ""
         return OutputFailed(
-            f"cannot write {self.path}: {error.strerror}; every finished row is kept, "
+            f"cannot write {self.path}: {error.strerror}; every finished row is kept{but}, "
             "the same command goes on from there"
         )
 
@@ -344,7 +356,7 @@ def drop_lines(path: Path, is_unwanted: Callable[[bytes], bool]) -> int:
     return dropped
 
 
-def is_failed(line: bytes, classes: frozenset[str] | None) -> bool:
+def is_failed(line: bytes, classes: frozenset[str] | None = None) -> bool:
     """Tell whether a *line* of ours holds an error (of one of *classes*, where they are named)."""
     head = _HEAD.match(line)
     failed = head[3] if head is not None else None

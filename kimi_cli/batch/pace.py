@@ -14,12 +14,12 @@ import random
 from kimi_cli.batch.gauges import Limit, Meter, Ramp, Ticket
 from kimi_cli.batch.notices import Kind, Notice
 
-_START = 16
-_HIGHEST = 256
+START = 16
+HIGHEST = 256
 _SECOND, _MINUTE = 1.0, 60.0
 _LEAST_GAP = 0.005
 """Seconds between two requests that are worth keeping."""
-_LONGEST_RELEASE = 10.0
+_LEAST_RELEASE, _LONGEST_RELEASE = 1.0, 10.0
 _LONGEST_HESITATION = 5.0
 _WELL_WITHIN = 0.8
 """Share of a limit below which it cannot be this one that a refusal speaks of."""
@@ -32,7 +32,7 @@ class Pace:
         self,
         *,
         cap: int | None = None,
-        start: int = _START,
+        start: int = START,
         rpm: float | None = None,
         tpm: float | None = None,
         rate: float | None = None,
@@ -42,7 +42,7 @@ class Pace:
 
         *share* processes use one account: what is announced or documented is divided by it.
         """
-        self._cap = float(cap or _HIGHEST)
+        self._cap = float(cap or HIGHEST)
         self._start = self.limit = min(float(start), self._cap)
         """How many requests may be in flight now."""
         self.in_flight = 0
@@ -55,7 +55,9 @@ class Pace:
         self._meters = {_SECOND: Meter(_SECOND), _MINUTE: Meter(_MINUTE)}
         self._rates: dict[float, Limit] = {}
         self._tokens: Limit | None = None
-        self._pause_until = self._release_until = -math.inf
+        self._pause_until = -math.inf
+        self._release = 0.0
+        """The seconds over which requests leave one by one after a pause."""
         self._latency: float | None = None
         self._sent = -math.inf
         self._announces = False
@@ -130,16 +132,11 @@ class Pace:
         if _MINUTE in self._rates and self._rates[_MINUTE].value < 1:
             return _MINUTE / self._rates[_MINUTE].value
         gap = 0.0
-        if now < self._release_until:
-            gap = self._round_trip / self.limit
+        if now < self._pause_until + self._release:
+            gap = self._release / self.limit
         elif self._announces and not self._rates and self._latency is not None:
             gap = self._latency / (2 * self.limit)
         return gap if gap >= _LEAST_GAP else 0.0
-
-    @property
-    def _round_trip(self) -> float:
-        """The seconds over which requests leave one by one after a pause."""
-        return min(_LONGEST_RELEASE, 1.0 if self._latency is None else self._latency)
 
     def admit(self, now: float, tokens: float = 0.0) -> Ticket:
         """Count one request as sent at *now*."""
@@ -193,7 +190,8 @@ class Pace:
         if notice.kind is not Kind.CONCURRENCY or (retry_after and not self.in_flight):
             # Where others are in flight, each that comes back makes room.
             self._pause_until = max(self._pause_until, now + (retry_after or 0.0))
-            self._release_until = self._pause_until + self._round_trip
+            least = _LEAST_RELEASE if retry_after else 0.0
+            self._release = min(_LONGEST_RELEASE, max(least, self._latency or 1.0))
 
     def restart(self, now: float) -> None:
         """Begin again at a quarter, after the service was down."""

@@ -179,6 +179,8 @@ def _find_id(row: JSON, shape: Shape) -> str | None:
         value = row.get(name)
         if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
             return str(value)
+    if shape.id_field in row:
+        raise RecordError("bad_id", f"the field '{shape.id_field}' is no text or whole number")
     if shape.id_field:
         raise RecordError("missing_id", f"the row has no field '{shape.id_field}'")
     return None
@@ -198,6 +200,7 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
         return _read_batch_line(row)
     if "messages" in row:
         body = {key: value for key, value in row.items() if key in BODY_FIELDS}
+        body["messages"] = _add_system(row["messages"], row.get("system"))
     elif "prompt" in row:
         body = {key: value for key, value in row.items() if key in BODY_FIELDS}
         body["messages"] = _read_prompt(row)
@@ -228,6 +231,22 @@ def _read_batch_line(row: JSON) -> tuple[JSON, JSON]:
     return dict(body), {key: value for key, value in row.items() if key not in used}
 
 
+def _add_system(messages: Any, system: Any) -> Any:
+    """Put a row's own system prompt before its *messages*; ``_complete`` judges those."""
+    if system is None:
+        return messages
+    if not isinstance(system, str):
+        raise RecordError("invalid_row", "'system' must be a string")
+    if not isinstance(messages, list) or not system or _begins_with_system(messages):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _begins_with_system(messages: list[Any]) -> bool:
+    first = messages[0] if messages else None
+    return isinstance(first, dict) and first.get("role") == "system"
+
+
 def _read_prompt(row: JSON) -> list[JSON]:
     prompt, system = row["prompt"], row.get("system")
     if not isinstance(prompt, str) or not isinstance(system, (str, type(None))):
@@ -249,7 +268,7 @@ def _complete(body: JSON, shape: Shape) -> JSON:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise RecordError("invalid_row", "each message must be an object with a role")
-    if shape.system is not None and messages[0]["role"] != "system":
+    if shape.system is not None and not _begins_with_system(messages):
         messages = [{"role": "system", "content": shape.system}, *messages]
     whole = {**shape.defaults, **body, "messages": messages}
     whole.pop("stream", None)
@@ -300,8 +319,6 @@ OVERSIZE = b"\0 too long \0"
 _TOO_LONG = ("too_long", "the line is too long; see --max-line")
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 2**20
-_DEEP, _MARGIN = 500, 100
-"""Brackets in a line that may be too deep, and the levels that writing it may add."""
 
 
 # Reading ------------------------------------------------------------------------------------
@@ -331,14 +348,7 @@ def _load(text: str | bytes) -> Any:
     line = text if isinstance(text, str) else text.decode()
     # orjson makes a float of a whole number beyond 64 bits: an id would lose its last digits.
     value = codec.loads_exactly(line) if re.search(_LONG_NUMBER, line) else codec.loads(line)
-    if line.count("[") + line.count("{") > _DEEP:
-        wrapped = value
-        for _ in range(_MARGIN):
-            wrapped = [wrapped]
-        try:
-            codec.dumps(wrapped)
-        except RecursionError:
-            raise ValueError("the JSON is nested too deeply") from None
+    codec.refuse_depth(value, line)
     return value
 
 
@@ -475,6 +485,8 @@ class Result:
     request_id: str | None = None
     document: JSON | None = None
     error: JSON | None = None
+    lack: str | None = None
+    """What keeps an answer from being whole; see ``find_lack``."""
     attempts: int = 0
     milliseconds: int = 0
 
@@ -492,10 +504,14 @@ class Result:
 
 def _head(result: Result) -> JSON:
     """The fields that a later run looks for stand first, so that a scan needs no JSON parser."""
-    failed = {} if result.error is None else {"failed": result.error["class"]}
+    flaw = {}
+    if result.error is not None:
+        flaw = {"failed": result.error["class"]}
+    elif result.lack is not None:
+        flaw = {"incomplete": re.sub("[^a-z_]", "_", result.lack)}
     mark = {
         "key": result.record.key,
-        **failed,
+        **flaw,
         "row": result.record.number,
         "attempts": result.attempts,
         "ms": result.milliseconds,
@@ -516,7 +532,19 @@ def _write_batch(result: Result) -> JSON:
         }
     line["error"] = result.error
     carried = result.record.carried if isinstance(result.record, Record) else {}
-    return line | {key: value for key, value in carried.items() if key not in _RESERVED}
+    beside = {key: value for key, value in carried.items() if key not in _RESERVED}
+    if inside := _find_hidden(result.record.id, carried):
+        line["kimi"]["carried"] = inside
+    return line | beside
+
+
+def _find_hidden(name: str, carried: JSON) -> JSON:
+    """Return the row's own keys whose places in the line are taken."""
+    return {
+        key: value
+        for key, value in carried.items()
+        if key in _RESERVED and not (key in ("custom_id", "id") and str(value) == name)
+    }
 
 
 def _write_flat(result: Result) -> JSON:
@@ -551,7 +579,8 @@ FORMATS: dict[str, Callable[[Result], Any]] = {
 """The output formats by name; options, help and completion read this table."""
 
 
-def encode_result(result: Result, style: str) -> bytes:
-    """Return the output line of *result*, line feed included: UTF-8, safe for naive readers."""
-    text = codec.dumps(FORMATS[style](result)).translate(_EXTENDED_LINE_ENDS)
-    return mend_surrogates(text).encode() + b"\n"
+def encode_results(results: Iterable[Result], style: str) -> bytes:
+    """Return one output line a result, line feeds included: UTF-8, safe for naive readers."""
+    lines = (codec.dumps(FORMATS[style](result)) for result in results)
+    text = "".join(f"{line}\n" for line in lines).translate(_EXTENDED_LINE_ENDS)
+    return mend_surrogates(text).encode()

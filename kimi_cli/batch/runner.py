@@ -7,51 +7,50 @@ input, and each request in flight has a thread of its own. Nothing here grows wi
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from kimi_cli.api.channel import Channel
-from kimi_cli.api.messages import JSON
+from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused, Verdict
 from kimi_cli.api.replies import check_status, read_answer
-from kimi_cli.api.retry import is_transient
+from kimi_cli.api.retry import RetryPolicy, is_transient
+from kimi_cli.batch.breaker import Breaker
 from kimi_cli.batch.gauges import Ticket
+from kimi_cli.batch.intake import Intake
 from kimi_cli.batch.notices import Kind, Notice, read_notice
 from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.records import BadRecord, Record, Result
 from kimi_cli.batch.sinks import Sink
 from kimi_cli.batch.tally import Tally
-from kimi_cli.errors import (
-    ExitStatus,
-    KimiError,
-    NotTheApi,
-    StreamTruncated,
-    TimedOut,
-)
+from kimi_cli.errors import ExitStatus, KimiError, NotTheApi, StreamTruncated, TimedOut
 
 _TICK = 0.2
+_STANDSTILL = 3.0
+"""Seconds between two looks at the clock after which this process was stopped, not the service."""
+_DRAIN = 30.0
+"""Seconds for requests in flight when the run must end: their answers may be paid for."""
 _BYTES_PER_TOKEN = 3.2
 _LEAST_WEIGHT = 0.1
 """Share of the last answer in the mean of what answers cost."""
 _STACK = 512 * 1024
-_AHEAD_ROWS = 1024
-_AHEAD_BYTES = 32 * 2**20
-_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
 _FREE_OVERLOADS = 20
-_FEW_ATTEMPTS = {TimedOut: 2, NotTheApi: 3, StreamTruncated: 3}
-"""Attempts of failures that were probably billed, where fewer than the plan's."""
+_SUSPECTS = 10
+"""Rows refused as if by a wrong model or URL that are enough, as long as none is answered."""
+
+POLICY = RetryPolicy(retries=4, longest=60.0, budget=math.inf, foreign=2)
+"""Of one row, where nothing was said: a run has more time than a person has."""
 
 _FATAL = {
     Verdict.TOKEN_REFUSED: ExitStatus.NO_PERMISSION,
     Verdict.QUOTA_USED_UP: ExitStatus.NO_PERMISSION,
-    Verdict.SPENT_FOR_TODAY: ExitStatus.TEMPORARY,
+    Verdict.SPENT_FOR_NOW: ExitStatus.TEMPORARY,
 }
 
 
@@ -59,7 +58,7 @@ _FATAL = {
 class Plan:
     """How a run is carried out. Times are in seconds."""
 
-    attempts: int = 5
+    policy: RetryPolicy = POLICY
     timeout: float = 600.0
     max_wait: float = 600.0
     max_rows: int | None = None
@@ -82,6 +81,11 @@ class Job:
     channel: Channel | None = None
     began: float = 0.0
 
+    def abort(self) -> None:
+        """End the attempt that is under way."""
+        if self.channel is not None:
+            self.channel.abort(self.record.payload)
+
 
 @dataclass(eq=False, repr=False, slots=True)
 class Outcome:
@@ -92,115 +96,8 @@ class Outcome:
     status: int = 0
     request_id: str | None = None
     document: JSON | None = None
+    lack: str | None = None
     error: KimiError | None = None
-
-
-class Breaker:
-    """Opens when most attempts fail: then only single probes go out, ever more rarely."""
-
-    def __init__(self) -> None:
-        """Start closed."""
-        self.opened: float | None = None
-        self._recent: deque[tuple[float, bool]] = deque()
-        self._delay = 5.0
-        self._next = 0.0
-
-    def note(self, now: float, *, good: bool) -> bool:
-        """Note one attempt; tell whether a success has closed the breaker just now."""
-        self._recent.append((now, good))
-        while self._recent[0][0] < now - 10:
-            self._recent.popleft()
-        if good:
-            was_open = self.opened is not None
-            self.opened = None
-            if was_open:
-                self._recent.clear()
-            return was_open
-        bad = sum(not good for _, good in self._recent)
-        if self.opened is None and len(self._recent) >= 20 and bad * 2 >= len(self._recent):
-            self.opened, self._delay = now, 5.0
-            self._next = now + self._delay * random.uniform(0.75, 1.25)
-        return False
-
-    def find_wait(self, now: float) -> float:
-        """Return the seconds until the next probe; 0 when rows may go."""
-        return 0.0 if self.opened is None else max(0.0, self._next - now)
-
-    def probe(self, now: float) -> None:
-        """Note that a probe leaves."""
-        if self.opened is not None:
-            self._delay = min(60.0, self._delay * 2)
-            self._next = now + self._delay * random.uniform(0.75, 1.25)
-
-
-class Intake:
-    """Reads records ahead in a thread of its own, but never far."""
-
-    def __init__(self, records: Iterator[Record | BadRecord], wake: Callable[[], None]) -> None:
-        """Start to read; *wake* is called when something came for a taker that waits."""
-        self._records = records
-        self._wake = wake
-        self._inbox: SimpleQueue[Any] = SimpleQueue()
-        self._put = self._taken = 0
-        self._put_bytes = self._taken_bytes = 0
-        self._hungry = False
-        self._stopped = False
-        self.ended = False
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def take(self) -> Record | BadRecord | None:
-        """Return the next record, or None when none is there now. Raises what reading raised."""
-        if self.ended:
-            return None
-        self._hungry = True
-        try:
-            item = self._inbox.get_nowait()
-        except Empty:
-            return None
-        self._hungry = False
-        if item is None or isinstance(item, BaseException):
-            self.ended = True
-            if item is not None:
-                raise item
-            return None
-        self._taken += 1
-        self._taken_bytes += _measure(item)
-        return item  # type: ignore[no-any-return]
-
-    def stop(self) -> None:
-        """Read no further."""
-        self._stopped = True
-        self.ended = True
-
-    def _read(self) -> None:
-        try:
-            for record in self._records:
-                self._put += 1
-                self._put_bytes += _measure(record)
-                self._deliver(record)
-                while self._is_far_ahead() and not self._stopped:
-                    time.sleep(0.002)
-                if self._stopped:
-                    return
-        except BaseException as error:  # noqa: BLE001 - raised again by take
-            self._deliver(error)
-        else:
-            self._deliver(None)
-
-    def _is_far_ahead(self) -> bool:
-        return (
-            self._put - self._taken > _AHEAD_ROWS
-            or self._put_bytes - self._taken_bytes > _AHEAD_BYTES
-        )
-
-    def _deliver(self, item: Any) -> None:
-        self._inbox.put(item)
-        if self._hungry:
-            self._wake()
-
-
-def _measure(record: Record | BadRecord) -> int:
-    return len(record.payload) if isinstance(record, Record) else 0
 
 
 class Runner:
@@ -216,11 +113,15 @@ class Runner:
         tally: Tally,
         sink: Sink,
         tick: Callable[[Runner], None] = lambda runner: None,
+        tell_read: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Run *records* and give results to *sink*; *tick* is called a few times a second."""
+        """Run *records* and give results to *sink*; *tick* is called a few times a second.
+
+        *tell_read* says how many bytes of the input have been read.
+        """
         self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._intake = Intake(records, lambda: self._outcomes.put(None))
+        self._intake = Intake(records, wake=lambda: self._outcomes.put(None), tell_read=tell_read)
         self._open_channel = open_channel
         self.pace = pace
         self._plan = plan
@@ -238,8 +139,8 @@ class Runner:
         self._leave_at: float | None = None
         self._estimate = 256.0
         self._stopping = False
-        self._trouble = ""
-        """What the last attempt that failed said."""
+        self._suspects: list[Outcome] = []
+        """Rows whose refusal may speak of every row, held back until one is answered."""
 
     def run(self) -> None:
         """Carry the run out. What stopped it, and what is left, is in the tally.
@@ -252,12 +153,14 @@ class Runner:
                 self._take_outcomes(self._dispatch())
                 self._check_limits()
                 self._tick(self)
+            if self._suspects:
+                self._accuse(self._suspects[-1])
         finally:
+            self.tally.unknown += len(self._flying)
             threading.stack_size(previous)
             self._intake.stop()
             for job in self._flying.values():
-                if job.channel is not None:
-                    job.channel.abort()
+                job.abort()
             for _ in range(self._workers):
                 self._jobs.put(None)
 
@@ -371,6 +274,8 @@ class Runner:
         """Tell whether *job* may use more tokens than are left beside all that is under way."""
         if self._plan.max_tokens is None:
             return False
+        if not self.tally.answered and self._flying and job.record.most_tokens is None:
+            return True  # what an answer costs is not known before the first
         under_way = [*self._flying.values(), *(waiting for _, _, waiting in self._waiting)]
         reserved = sum(other.tokens for other in under_way)
         return self.tally.tokens + reserved + job.tokens > self._plan.max_tokens
@@ -409,35 +314,37 @@ class Runner:
                 self._outcomes.get(timeout=seconds) if seconds else self._outcomes.get_nowait()
             )
             while True:
-                if outcome is not None and (result := self._judge(outcome)) is not None:
-                    results.append(result)
+                if outcome is not None:
+                    results += self._judge(outcome)
                 outcome = self._outcomes.get_nowait()
         except Empty:
             pass
         if results:
             self._sink.write(results)
 
-    def _judge(self, outcome: Outcome) -> Result | None:
-        """Learn from *outcome*; return the row's result when it is final."""
+    def _judge(self, outcome: Outcome) -> list[Result]:
+        """Learn from *outcome*; return the results that are final now."""
         job, error = outcome.job, outcome.error
         del self._flying[id(job)]
         assert job.ticket is not None  # noqa: S101 - it was sent
         if error is None:
             return self._accept(outcome, job.ticket)
-        self._trouble = str(error)
+        self.tally.trouble = str(error)
         if isinstance(error, Refused):
             return self._judge_refusal(outcome, error, job.ticket)
         self.pace.fail(outcome.at, in_time=not isinstance(error, TimedOut))
         if isinstance(error, (TimedOut, StreamTruncated)):
             self.tally.unknown += 1
-        self._breaker.note(outcome.at, good=False)
+        if self.tally.answered or not isinstance(error, NotTheApi):
+            self._breaker.note(outcome.at, good=False)
         if not is_transient(error) and not isinstance(error, NotTheApi):
-            self.stop(str(error), error.status, drain=_TICK)
+            self.stop(str(error), error.status, drain=_DRAIN)
             self._sink.defer(_fail(outcome, "transient"))
-            return None
-        return self._try_again(outcome, limit=_FEW_ATTEMPTS.get(type(error), self._plan.attempts))
+        else:
+            self._try_again(outcome)
+        return []
 
-    def _accept(self, outcome: Outcome, ticket: Ticket) -> Result:
+    def _accept(self, outcome: Outcome, ticket: Ticket) -> list[Result]:
         job, tally = outcome.job, self.tally
         usage = (outcome.document or {}).get("usage")
         before = tally.tokens
@@ -456,60 +363,101 @@ class Runner:
             outcome.status,
             outcome.request_id,
             outcome.document,
-            None,
-            job.attempts + 1,
-            int(1000 * (outcome.at - job.began)),
+            lack=outcome.lack,
+            attempts=job.attempts + 1,
+            milliseconds=int(1000 * (outcome.at - job.began)),
         )
         tally.answered += 1
         tally.note_latency(result.milliseconds)
-        if result.choice.get("finish_reason") not in (None, "stop", "tool_calls"):
-            tally.incomplete += 1
-        return result
+        tally.incomplete += outcome.lack is not None
+        return [result, *self._acquit()]
 
-    def _judge_refusal(self, outcome: Outcome, error: Refused, ticket: Ticket) -> Result | None:
-        job, refusal = outcome.job, error.refusal
-        verdict = refusal.verdict
+    def _judge_refusal(self, outcome: Outcome, error: Refused, ticket: Ticket) -> list[Result]:
+        verdict = error.refusal.verdict
         if verdict in (Verdict.RATE_LIMITED, Verdict.OVERLOADED):
-            notice = read_notice(refusal) if refusal.http_status == 429 else Notice(Kind.OVERLOAD)
-            self.tally.refusals[notice.kind.value] += 1
-            self.pace.refuse(ticket, notice, outcome.at, refusal.retry_after)
-            if notice.kind is not Kind.OVERLOAD:
-                asked = refusal.retry_after or 0.0
-                self._wait(job, outcome.at + asked + random.uniform(0, 0.5))
-                return None
-            job.overloads += 1
-            if job.overloads <= _FREE_OVERLOADS:
-                self._wait(job, outcome.at + _draw_backoff(job.overloads, refusal.retry_after))
-                return None
-            return self._try_again(outcome, limit=self._plan.attempts)
+            self._judge_load(outcome, error, ticket)
+            return []
         if verdict in _FATAL:
             self.pace.fail(outcome.at)
-            self.stop(str(error), _FATAL[verdict], drain=_TICK)
+            self.stop(str(error), _FATAL[verdict], drain=_DRAIN)
             self._sink.defer(_fail(outcome, "transient"))
-            return None
+            return []
         if verdict is Verdict.SERVER_FAILED:
             self.pace.fail(outcome.at)
             self._breaker.note(outcome.at, good=False)
-            return self._try_again(outcome, limit=self._plan.attempts)
+            self._try_again(outcome)
+            return []
         self.pace.succeed(ticket, outcome.at)
         self._breaker.note(outcome.at, good=True)  # a service that refuses a row is there
         self._progressed = outcome.at
+        if verdict in (Verdict.NOT_SERVED, Verdict.NOT_THE_API) and not self.tally.answered:
+            self._suspect(outcome)
+            return []
         self.tally.failed += 1
-        return _fail(outcome, "permanent")
+        return [_fail(outcome, "permanent")]
 
-    def _try_again(self, outcome: Outcome, *, limit: int) -> Result | None:
-        job = outcome.job
-        costs = self._breaker.opened is None
-        if job.attempts + costs < limit and not self._stopping:
-            job.attempts += costs
-            asked = (
-                outcome.error.refusal.retry_after if isinstance(outcome.error, Refused) else None
-            )
-            self._wait(job, outcome.at + _draw_backoff(job.attempts, asked))
-            return None
+    def _judge_load(self, outcome: Outcome, error: Refused, ticket: Ticket) -> None:
+        """Learn from a refusal for load, which costs a row no attempt."""
+        job, refusal = outcome.job, error.refusal
+        notice = read_notice(refusal) if refusal.http_status == 429 else Notice(Kind.OVERLOAD)
+        self.tally.refusals[notice.kind.value] += 1
+        self.pace.refuse(ticket, notice, outcome.at, refusal.retry_after)
+        asked = refusal.retry_after or 0.0
+        if asked > self._plan.max_wait:
+            self.stop(f"{error}, longer than --max-wait", ExitStatus.TEMPORARY, drain=_DRAIN)
+            self._give_up(outcome)
+        elif notice.kind is not Kind.OVERLOAD:
+            self._wait(job, outcome.at + asked + random.uniform(0, 0.5))
+        elif job.overloads < _FREE_OVERLOADS:
+            job.overloads += 1
+            self._wait(job, outcome.at + self._plan.policy.draw_delay(error, job.overloads))
+        else:
+            self._try_again(outcome)
+
+    def _try_again(self, outcome: Outcome) -> None:
+        job, error = outcome.job, outcome.error
+        assert error is not None  # noqa: S101 - it failed
+        # While the service is down, an attempt tells nothing of the row.
+        attempt = job.attempts + (self._breaker.opened is None)
+        delay = self._plan.policy.plan_delay(error, attempt=max(1, attempt), elapsed=0.0)
+        if delay is not None and not self._stopping:
+            job.attempts = attempt
+            self._wait(job, outcome.at + delay)
+        elif isinstance(error, NotTheApi) and not self.tally.answered:
+            self._suspect(outcome)
+        else:
+            self._give_up(outcome)
+
+    def _give_up(self, outcome: Outcome) -> None:
+        """Leave the row to the next run."""
         self.tally.deferred += 1
         self._sink.defer(_fail(outcome, "transient"))
-        return None
+
+    def _suspect(self, outcome: Outcome) -> None:
+        """Hold a row back whose refusal speaks of every row, if this was a wrong model or URL."""
+        self._suspects.append(outcome)
+        if len(self._suspects) >= _SUSPECTS:
+            self._accuse(outcome)
+
+    def _accuse(self, last: Outcome) -> None:
+        """Nothing was answered, and this is why: it concerns every row."""
+        assert last.error is not None  # noqa: S101 - it failed
+        self.stop(str(last.error), last.error.status, drain=_DRAIN)
+        suspects, self._suspects = self._suspects, []
+        for outcome in suspects:
+            self._give_up(outcome)
+
+    def _acquit(self) -> list[Result]:
+        """One row was answered: what was held back concerned its own rows only."""
+        suspects, self._suspects = self._suspects, []
+        results = []
+        for outcome in suspects:
+            if isinstance(outcome.error, Refused):
+                self.tally.failed += 1
+                results.append(_fail(outcome, "permanent"))
+            else:
+                self._give_up(outcome)
+        return results
 
     def _wait(self, job: Job, due: float) -> None:
         heapq.heappush(self._waiting, (due, next(self._order), job))
@@ -521,10 +469,7 @@ class Runner:
         if not (self._flying or self._waiting or self._next):
             self._progressed = now  # it is the input that keeps us waiting
         if now - self._looked > _TICK:
-            self._looked = now
-            for job in self._flying.values():
-                if now - job.began > plan.timeout and job.channel is not None:
-                    job.channel.abort()
+            self._abort_late(now)
         if self._stopping:
             return
         if plan.deadline is not None and now - self._began > plan.deadline:
@@ -539,8 +484,21 @@ class Runner:
             self.stop("--max-errors", ExitStatus.TEMPORARY, drain=plan.timeout)
         stuck = self._breaker.opened is not None or not self._flying
         if stuck and (self._waiting or self._next) and now - self._progressed > plan.max_wait:
-            why = f": {self._trouble}" if self._trouble else ""
+            why = f": {tally.trouble}" if tally.trouble else ""
             self.stop(f"no progress for --max-wait{why}", ExitStatus.TEMPORARY, drain=_TICK)
+
+    def _abort_late(self, now: float) -> None:
+        """End attempts that take too long."""
+        standstill = now - self._looked
+        self._looked = now
+        if standstill > _STANDSTILL:
+            # Stopped by ^Z, or by an output that took nothing: that time was not the service's.
+            self._progressed += standstill
+            for job in self._flying.values():
+                job.began += standstill
+        for job in self._flying.values():
+            if now - job.began > self._plan.timeout:
+                job.abort()
 
 
 def _attempt(job: Job, channel: Channel) -> Outcome:
@@ -549,17 +507,13 @@ def _attempt(job: Job, channel: Channel) -> Outcome:
         reply = channel.post(job.record.payload)
         check_status(reply)
         document = read_answer(reply)
+        lack = find_lack(document)
     except KimiError as error:
         return Outcome(job, time.monotonic(), error=error)
     except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
         return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
     request_id = reply.header("x-request-id") or reply.header("x-trace-id")
-    return Outcome(job, time.monotonic(), reply.status, request_id, document)
-
-
-def _draw_backoff(attempt: int, asked: float | None) -> float:
-    """Return a full-jitter delay in seconds; what the service asked for is its floor."""
-    return (asked or 0.0) + random.uniform(0, min(_LONGEST_BACKOFF, _BACKOFF * 2**attempt))
+    return Outcome(job, time.monotonic(), reply.status, request_id, document, lack)
 
 
 def _fail(outcome: Outcome, kind: str) -> Result:
@@ -575,7 +529,15 @@ def _fail(outcome: Outcome, kind: str) -> Result:
     body = {"error": {"code": refusal.code, "message": refusal.message}} if refusal else None
     took = int(1000 * (outcome.at - job.began))
     trace = refusal.trace_id if refusal else None
-    return Result(job.record, status, trace, body, shown, job.attempts + 1, took)
+    return Result(
+        job.record,
+        status,
+        trace,
+        body,
+        shown,
+        attempts=job.attempts + 1,
+        milliseconds=took,
+    )
 
 
 def _blame(record: BadRecord) -> Result:

@@ -77,38 +77,73 @@ def select(
 ) -> Iterator[Record | BadRecord]:
     """Yield the rows that are to be run; the others are counted in *tally*.
 
-    *note_place* is told the key and the number of every row that may have a line of output.
+    After a row that must not be run (its id came before, or what it asks has changed) none is
+    yielded any more, but all are counted. *note_place* is told the key and the number of every
+    row that may have a line of output.
     """
-    seen_ids, seen_keys = HashSet(8), HashSet(16)
-    repeats: dict[str, int] = {}
+    sieve = _Sieve(done, rules, tally)
     for record in records:
-        if rules.shard is not None and record.number not in rules.shard:
+        fresh = sieve.judge(record)
+        if fresh is None:
             continue
-        tally.read += 1
-        again = _is_named(record) and not seen_ids.add(hash_id(record.id))
-        if again and not rules.allow_duplicates:
-            _count(tally.first_duplicates, record.id)
-            tally.duplicates += 1
-            if rules.show_duplicates:
-                message = f"the id {record.id} came before; see --allow-duplicate-ids"
-                yield BadRecord(record.number, record.id, "duplicate_id", message, record.key)
-            continue
-        if not seen_keys.add(bytes.fromhex(record.key)):
-            repeats[record.key] = repeats.get(record.key, 1) + 1
-            record = replace(record, key=repeat_key(record.key, repeats[record.key]))
-        key, name = bytes.fromhex(record.key), hash_id(record.id)
         if note_place is not None:
-            note_place(key, record.number)
+            note_place(bytes.fromhex(fresh.key), fresh.number)
+        if sieve.is_wanted(fresh):
+            yield fresh
+
+
+class _Sieve:
+    """Judges row after row by those before it, and by what is done."""
+
+    def __init__(self, done: Done, rules: Rules, tally: Tally) -> None:
+        self._done = done
+        self._rules = rules
+        self._tally = tally
+        self._ids, self._keys = HashSet(8), HashSet(16)
+        self._repeats: dict[str, int] = {}
+
+    def judge(self, record: Record | BadRecord) -> Record | BadRecord | None:
+        """Return the row with its key, None when it is another shard's or came before.
+
+        Rows of other shards count among those before, so that the keys are the same everywhere.
+        """
+        rules, tally = self._rules, self._tally
+        comes_again = isinstance(record, Record) and not self._ids.add(hash_id(record.id))
+        is_refused = comes_again and not rules.allow_duplicates
+        if not is_refused and not self._keys.add(bytes.fromhex(record.key)):
+            self._repeats[record.key] = self._repeats.get(record.key, 1) + 1
+            record = replace(record, key=repeat_key(record.key, self._repeats[record.key]))
+        if rules.shard is not None and record.number not in rules.shard:
+            return None
+        tally.read += 1
+        if not is_refused:
+            return record
+        _count(tally.first_duplicates, record.id)
+        tally.duplicates += 1
+        if not rules.show_duplicates:
+            return None
+        message = f"the id {record.id} came before; see --allow-duplicate-ids"
+        return BadRecord(record.number, record.id, "duplicate_id", message, record.key)
+
+    def is_wanted(self, record: Record | BadRecord) -> bool:
+        """Tell whether a row is to be run; count it where it is not."""
+        done, rules, tally = self._done, self._rules, self._tally
+        key, name = bytes.fromhex(record.key), hash_id(record.id)
         if key in done.keys or name in done.elsewhere:
             tally.skipped += 1
-        elif name in done.ids and rules.on_change != "redo" and not rules.allow_duplicates:
+            tally.failed_before += key in done.failed
+            tally.incomplete_before += key in done.incomplete
+            return False
+        if name in done.ids and rules.on_change != "redo" and not rules.allow_duplicates:
             if rules.on_change == "keep":
                 tally.skipped += 1
-            else:
-                _count(tally.first_changed, record.id)
-                tally.changed += 1
-        else:
-            yield record
+                return False
+            _count(tally.first_changed, record.id)
+            tally.changed += 1
+        if tally.changed or (tally.duplicates and not rules.show_duplicates):
+            tally.held += 1
+            return False
+        return True
 
 
 def refuse_wrong_input(records: Iterator[Record | BadRecord]) -> Iterator[Record | BadRecord]:
@@ -139,29 +174,25 @@ def refuse_wrong_input(records: Iterator[Record | BadRecord]) -> Iterator[Record
 class Changes:
     """The ids whose rows ask something else now, and the keys of all that is asked now."""
 
-    ids: set[str]
+    ids: HashSet
     wanted: HashSet
 
     def replace(self, name: str, key: bytes) -> bool:
         """Tell whether a line of that id and key makes room for a new one."""
-        return name in self.ids and key not in self.wanted
+        return hash_id(name) in self.ids and key not in self.wanted
 
 
 def find_changes(records: Iterable[Record | BadRecord], done: Done) -> Changes:
     """Compare all *records* with what is done."""
-    changes = Changes(set(), HashSet(16))
+    changes = Changes(HashSet(8), HashSet(16))
     for record in records:
         if isinstance(record, BadRecord):
             continue
         key = bytes.fromhex(record.key)
         changes.wanted.add(key)
-        if key not in done.keys and hash_id(record.id) in done.ids:
-            changes.ids.add(record.id)
+        if key not in done.keys and (name := hash_id(record.id)) in done.ids:
+            changes.ids.add(name)
     return changes
-
-
-def _is_named(record: Record | BadRecord) -> bool:
-    return isinstance(record, Record) and record.named
 
 
 def _count(names: list[str], name: str) -> None:

@@ -8,11 +8,12 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from kimi_cli.batch.ledger import Ledger, read_head, rewrite
-from kimi_cli.batch.records import Result, encode_result
-from kimi_cli.errors import OutputClosed
+from kimi_cli.batch.records import Result, encode_results
+from kimi_cli.errors import OutputClosed, OutputFailed
+from kimi_cli.terminal import write_whole
 
 _WINDOW_BYTES = 64 * 2**20
 
@@ -20,11 +21,17 @@ _WINDOW_BYTES = 64 * 2**20
 class Sink(Protocol):
     """Takes finished results."""
 
+    defers: bool
+    """Whether rows whose attempts ran out are listed apart, for the next run."""
+
     def expect(self, number: int) -> None:
         """Note that the row of that *number* is now being asked for."""
 
     def write(self, results: list[Result]) -> None:
         """Write *results* before returning."""
+
+    def emit(self, lines: bytes) -> None:
+        """Write whole *lines* of results before returning."""
 
     def defer(self, result: Result) -> None:
         """Take a row whose attempts ran out."""
@@ -47,39 +54,53 @@ class LedgerSink:
     def __init__(self, ledger: Ledger, style: str, *, defer: bool = True) -> None:
         """Append to *ledger* in the format *style*; without *defer* errors are final, too."""
         self._ledger = ledger
-        self._defers = defer
+        self.defers = defer
         self._style = style
         self._errors = name_errors(ledger.path)
-        self._deferred: list[bytes] = []
+        self._list: BinaryIO | None = None
 
     def expect(self, number: int) -> None:
         """Any order will do."""
 
     def write(self, results: list[Result]) -> None:
         """Append one line a result."""
-        self._ledger.append(b"".join(encode_result(result, self._style) for result in results))
+        self.emit(encode_results(results, self._style))
+
+    def emit(self, lines: bytes) -> None:
+        """Append *lines*."""
+        self._ledger.append(lines)
 
     def defer(self, result: Result) -> None:
-        """List the row in the errors file, at the end."""
-        if not self._defers:
+        """List the row in the errors file, which begins anew with the first."""
+        if not self.defers:
             self.write([result])
             return
-        self._deferred.append(encode_result(result, self._style))
+        try:
+            if self._list is None:
+                self._list = open(self._errors, "wb", buffering=0)  # noqa: SIM115 - close() does
+            write_whole(self._list.fileno(), encode_results([result], self._style))
+        except OSError as error:
+            raise OutputFailed(f"cannot write {self._errors}: {error.strerror}") from error
 
     def find_block(self) -> str | None:
         """Nothing: no result is held back."""
         return None
 
     def close(self) -> None:
-        """Write the errors file anew, or remove that of an earlier run."""
-        if self._deferred:
-            self._errors.write_bytes(b"".join(self._deferred))
-        else:
-            self._errors.unlink(missing_ok=True)
+        """Close the errors file, or remove that of an earlier run."""
+        try:
+            if self._list is not None:
+                self._list.close()
+            else:
+                self._errors.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputFailed(f"cannot write {self._errors}: {error.strerror}") from error
 
 
 class StdoutSink:
     """One line a row, whatever became of it, so that pipes stay aligned."""
+
+    defers = False
 
     def __init__(self, write: Callable[[str], None], style: str) -> None:
         """Write through *write*, which reports a reader that left."""
@@ -91,8 +112,11 @@ class StdoutSink:
 
     def write(self, results: list[Result]) -> None:
         """Write one line a result."""
-        data = b"".join(encode_result(result, self._style) for result in results)
-        self._write(data.decode())
+        self.emit(encode_results(results, self._style))
+
+    def emit(self, lines: bytes) -> None:
+        """Write *lines*."""
+        self._write(lines.decode())
 
     def defer(self, result: Result) -> None:
         """Write the error: on a pipe there is no later."""
@@ -113,11 +137,13 @@ class StdoutSink:
 class OrderedSink:
     """Gives results on in the order in which their rows were admitted, from a bounded window."""
 
-    def __init__(self, sink: Sink, rows: int) -> None:
-        """Hold at most *rows* results, and 64 MiB of them."""
+    def __init__(self, sink: Sink, rows: int, style: str) -> None:
+        """Hold at most *rows* results in the format *style*, and 64 MiB of them."""
         self._sink = sink
+        self.defers = sink.defers
         self._rows = rows
-        self._expected: dict[int, Result | None] = {}
+        self._style = style
+        self._expected: dict[int, bytes | None] = {}
         self._bytes = 0
 
     def expect(self, number: int) -> None:
@@ -127,22 +153,21 @@ class OrderedSink:
     def write(self, results: list[Result]) -> None:
         """Hold *results*, and give on whatever is now at the front."""
         for result in results:
-            self._expected[result.record.number] = result
-            self._bytes += _measure(result)
-        ready = []
-        while self._expected:
-            number, first = next(iter(self._expected.items()))
-            if first is None:
-                break
-            del self._expected[number]
-            self._bytes -= _measure(first)
-            ready.append(first)
-        if ready:
-            self._sink.write(ready)
+            self._hold(result.record.number, encode_results([result], self._style))
+        self._release()
+
+    def emit(self, lines: bytes) -> None:
+        """Give *lines* on as they are."""
+        self._sink.emit(lines)
 
     def defer(self, result: Result) -> None:
-        """Give an error its place in the order, too."""
-        self.write([result])
+        """Give an error its place in the order, too; nobody waits for one that has no line."""
+        if not self.defers:
+            self.write([result])
+            return
+        self._sink.defer(result)
+        self._expected.pop(result.record.number, None)
+        self._release()
 
     def find_block(self) -> str | None:
         """Name the row that the full window waits for."""
@@ -152,15 +177,25 @@ class OrderedSink:
 
     def close(self) -> None:
         """Give on what is left, in order, when a run was stopped."""
-        left = [result for result in self._expected.values() if result is not None]
-        self._expected.clear()
-        if left:
-            self._sink.write(left)
+        self._expected = {n: lines for n, lines in self._expected.items() if lines is not None}
+        self._release()
         self._sink.close()
 
+    def _hold(self, number: int, lines: bytes) -> None:
+        self._expected[number] = lines
+        self._bytes += len(lines)
 
-def _measure(result: Result) -> int:
-    return len(str(result.message.get("content") or "")) + 512
+    def _release(self) -> None:
+        ready = []
+        while self._expected:
+            number, first = next(iter(self._expected.items()))
+            if first is None:
+                break
+            del self._expected[number]
+            self._bytes -= len(first)
+            ready.append(first)
+        if ready:
+            self._sink.emit(b"".join(ready))
 
 
 class Places:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from io import BufferedReader
 from stat import S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 
@@ -27,6 +29,8 @@ class Source:
     def __init__(self, paths: Sequence[str], kind: str, *, longest: int) -> None:
         """Name the files ("-" is standard input); *kind* is a key of ``KINDS``.
 
+        ``read_bytes`` tells how much has been read so far.
+
         Raises MissingInput for a file that cannot be read, before anything is done. A named pipe
         is opened once only, when its turn comes: its writer would not come back.
         """
@@ -47,6 +51,11 @@ class Source:
         """Tell whether the file of *stat* is a part of the input."""
         return any(os.path.samestat(stat, ours) for ours in self.stats)
 
+    def is_stdout(self) -> bool:
+        """Tell whether standard output is a file of the input: it would never end."""
+        stat = os.fstat(1)
+        return S_ISREG(stat.st_mode) and self.holds(stat)
+
     @property
     def is_lasting(self) -> bool:
         """Whether the input can be read again."""
@@ -60,11 +69,16 @@ class Source:
         return sum(stat.st_size for stat in self.stats)
 
     def iterate(self) -> Iterator[Any]:
-        """Yield every row, parsed; what is wrong with a row is yielded as its RecordError."""
+        """Yield every row, parsed; what is wrong with a row is yielded as its RecordError.
+
+        Raises BadInput for a file of another encoding, MissingInput when reading fails.
+        """
+        self.read_bytes = 0
         for path in self._paths:
             with _open(path) as file:
                 self._line = 0
                 try:
+                    _refuse_utf16(file)
                     for row in self._read(file, self):
                         if isinstance(row, RecordError):
                             row = RecordError(row.code, f"{path}:{self._line}: {row}")
@@ -89,6 +103,12 @@ class Source:
         self.read_bytes += size
 
 
+def _refuse_utf16(file: BufferedReader) -> None:
+    """Raise BadInput where every line would be wrong."""
+    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise BadInput("this is UTF-16, not UTF-8; convert it first: iconv -f utf-16 -t utf-8")
+
+
 def _is_pipe(path: str) -> bool:
     try:
         return S_ISFIFO(os.stat(path).st_mode)
@@ -96,7 +116,7 @@ def _is_pipe(path: str) -> bool:
         return False  # opening it will say what is wrong
 
 
-def _open(path: str) -> BinaryIO:
+def _open(path: str) -> BufferedReader:
     if path == STDIN:
         if sys.stdin is None:
             raise MissingInput("standard input is closed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,14 @@ from kimi_cli.errors import ExitStatus
 _SAMPLES = 10_000
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What to do about rows that are left; it depends on where the output went."""
+
+    after_stop: str = "the same command goes on from here"
+    after_attempts: str = "the same command asks for them again"
+
+
 @dataclass
 class Tally:
     """Counts of one run; tokens as the service reports them."""
@@ -18,15 +28,20 @@ class Tally:
     read: int = 0
     skipped: int = 0
     """Rows that an earlier run had finished."""
+    failed_before: int = 0
+    incomplete_before: int = 0
+    """Rows among them whose line holds an error, or an answer that ended early."""
     answered: int = 0
     incomplete: int = 0
-    """Answers among them that ended by length or content filter."""
+    """Answers among them that ended early, by length or content filter say, or are empty."""
     failed: int = 0
     """Rows with an error of their own, recorded in the output."""
     deferred: int = 0
     """Rows whose attempts ran out: the same command tries them again."""
     changed: int = 0
     duplicates: int = 0
+    held: int = 0
+    """Rows that were not sent because others had changed, or came twice."""
     attempts: int = 0
     retries: int = 0
     """Attempts among them that were not their row's first."""
@@ -37,8 +52,9 @@ class Tally:
     refusals: Counter[str] = field(default_factory=Counter)
     stop_reason: str | None = None
     stop_status: ExitStatus | None = None
-    advice: str = "the same command asks for them again"
-    """What to do about rows that got no answer."""
+    trouble: str = ""
+    """What the last attempt that failed said."""
+    outlook: Outlook = field(default_factory=lambda: Outlook())
     first_changed: list[str] = field(default_factory=list)
     first_duplicates: list[str] = field(default_factory=list)
     _latencies: list[int] = field(default_factory=list)
@@ -62,9 +78,11 @@ class Tally:
                     setattr(self, name, getattr(self, name) + value)
 
     def note_latency(self, milliseconds: int) -> None:
-        """Keep an even sample of the latencies: every second one once there are too many."""
-        if self.answered % (1 + self.answered // _SAMPLES) == 0:
+        """Keep an even sample of the latencies (Vitter's algorithm R)."""
+        if len(self._latencies) < _SAMPLES:
             self._latencies.append(milliseconds)
+        elif (place := random.randrange(self.answered)) < _SAMPLES:
+            self._latencies[place] = milliseconds
 
     def find_percentiles(self) -> dict[str, int]:
         """Return p50, p95 and p99 of the latencies in milliseconds."""
@@ -84,7 +102,8 @@ class Tally:
             return ExitStatus.TEMPORARY
         if self.changed or self.duplicates:
             return ExitStatus.DATA
-        if self.failed or (self.incomplete and not allow_incomplete):
+        incomplete = self.incomplete + self.incomplete_before
+        if self.failed or self.failed_before or (incomplete and not allow_incomplete):
             return ExitStatus.PARTIAL
         return ExitStatus.OK
 
@@ -109,24 +128,39 @@ class Tally:
 
     def explain(self) -> str:
         """Return why the exit status is not 0, and what to do."""
-        again = "the same command goes on from here"
         if self.stop_reason is not None:
             own_fault = self.stop_status is ExitStatus.DATA
-            return self.stop_reason if own_fault else f"stopped: {self.stop_reason}; {again}"
+            reason = self.stop_reason
+            return reason if own_fault else f"stopped: {reason}; {self.outlook.after_stop}"
         if self.deferred:
-            return f"{self.deferred} rows got no answer; {self.advice}"
+            why = f" ({self.trouble})" if self.trouble else ""
+            rows = _count(self.deferred, "row")
+            return f"{rows} got no answer{why}; {self.outlook.after_attempts}"
         if self.changed:
             names = ", ".join(self.first_changed)
             return (
-                f"{self.changed} finished rows ask something else now ({names}); keep their "
-                "answers with --on-change keep, buy new ones with --on-change redo"
+                f"{_count(self.changed, 'finished row', 'ask')} something else now ({names})"
+                f"{self._tell_held()}; keep their answers with --on-change keep, buy new ones "
+                "with --on-change redo"
             )
         if self.duplicates:
             names = ", ".join(self.first_duplicates)
-            return f"{self.duplicates} rows have an id that came before ({names}) and were not sent"
-        if self.failed:
-            return f"{self.failed} rows failed for good; their lines say why"
-        return f"{self.incomplete} answers ended early; see finish_reason, or raise --max-tokens"
+            return (
+                f"the ids of {_count(self.duplicates, 'row')} came before ({names})"
+                f"{self._tell_held()}; see --allow-duplicate-ids"
+            )
+        if failed := self.failed + self.failed_before:
+            return f"{_count(failed, 'row')} failed for good; the output says why"
+        incomplete = self.incomplete + self.incomplete_before
+        answers = _count(incomplete, "answer")
+        return f"{answers} ended early or empty; see finish_reason, or raise --max-tokens"
+
+    def _tell_held(self) -> str:
+        return f"; {_count(self.held, 'row')} not sent" if self.held else ""
+
+    def dump(self) -> str:
+        """Return the text of ``--summary``."""
+        return json.dumps(self.to_json(), indent=1) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Return the object of ``--summary``."""
@@ -134,12 +168,15 @@ class Tally:
             "rows": {
                 "read": self.read,
                 "skipped": self.skipped,
+                "failed_before": self.failed_before,
+                "incomplete_before": self.incomplete_before,
                 "answered": self.answered,
                 "incomplete": self.incomplete,
                 "failed": self.failed,
                 "deferred": self.deferred,
                 "changed": self.changed,
                 "duplicates": self.duplicates,
+                "held": self.held,
             },
             "attempts": self.attempts,
             "retries": self.retries,
@@ -149,3 +186,9 @@ class Tally:
             "refusals": dict(self.refusals),
             "stopped": self.stop_reason,
         }
+
+
+def _count(number: int, noun: str, verb: str = "") -> str:
+    """Return so many of *noun*, and what they do."""
+    words = f"{number} {noun} {verb}s" if number == 1 else f"{number} {noun}s {verb}"
+    return words if verb else words.removesuffix(" s").rstrip()

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kimi_cli.batch.campaign import Campaign
-from kimi_cli.batch.pace import Pace
+from kimi_cli.batch.pace import HIGHEST, START, Pace
 from kimi_cli.batch.progress import KINDS
 from kimi_cli.batch.records import FORMATS, BadRecord, Shape
-from kimi_cli.batch.runner import Plan, Runner
-from kimi_cli.batch.selection import Rules, Shard, parse_shard, refuse_wrong_input
-from kimi_cli.batch.source import Source
-from kimi_cli.batch.tally import Tally
+from kimi_cli.batch.runner import POLICY, Plan, Runner
+from kimi_cli.batch.selection import Rules, Shard, parse_shard
+from kimi_cli.batch.sinks import name_errors
+from kimi_cli.batch.source import STDIN, Source
+from kimi_cli.batch.tally import Outlook, Tally
 from kimi_cli.errors import (
     BadInput,
     BatchEnded,
@@ -60,8 +62,9 @@ Examples:
 The same command again goes on where the last one ended.
 """
 
-_RETRIES, _PATIENCE = 4, 600.0
-"""Of one row, where nothing was said: a run has more time than a person has."""
+_PATIENCE = 600.0
+"""Seconds for one row, where nothing was said: a run has more time than a person has."""
+_SPARE_DESCRIPTORS = 64
 _DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
 
 
@@ -100,7 +103,7 @@ class BatchOptions:
     done_from: tuple[str, ...]
     on_change: str
     allow_duplicate_ids: bool
-    fsync: str
+    fsync: str | None
     concurrency: int | None
     rpm: float | None
     tpm: float | None
@@ -140,7 +143,7 @@ _OPTIONS = (
     click.option(
         "-o",
         "--output",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=click.Path(allow_dash=True, path_type=Path),
         metavar="FILE",
         help="Write to FILE, and go on with what it holds; {shard} is replaced.",
     ),
@@ -179,7 +182,6 @@ _OPTIONS = (
     click.option(
         "--fsync",
         type=click.Choice(["never", "interval", "always"]),
-        default="interval",
         help="Force lines to disk never, each second, or each time.",
     ),
     click.option(
@@ -244,7 +246,7 @@ _OPTIONS = (
     ),
     click.option(
         "--summary",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write the final figures to FILE as JSON.",
     ),
@@ -277,26 +279,27 @@ def batch(
     a line of the hosted Batch APIs. With -o, what is in the file is final: the same command again
     asks only for what is missing.
     """
+    if not files and sys.stdin is not None and sys.stdin.isatty():
+        raise click.UsageError("there is no input; name a FILE, or pipe prompts in")
     settings = load_settings(terminal, host, connection, asked)
     campaign = _plan_campaign(files, options, asked, settings)
     if options.dry_run:
         _rehearse(terminal, campaign)
         return
-    if options.summary is not None:
-        _write_summary(options.summary, "")
     with open_client(terminal, settings, connection, stream=False) as client:
         progress = _open_progress(terminal, options.progress, campaign)
-        with _interruptible(terminal, progress) as watch:
+        pace = _make_pace(terminal, settings, options)
+        with _summed_up(campaign), _interruptible(terminal, progress) as watch:
             campaign.run(
                 open_channel=lambda: client.open_channel(),
-                pace=_make_pace(settings, options),
-                write_out=terminal.write,
+                pace=pace,
+                write_out=terminal.show,
                 notify=terminal.warn,
                 started=watch.start,
                 tick=watch.tick,
             )
             watch.finish()
-    _report(terminal, campaign.tally, options)
+    terminal.warn(campaign.tally.compose())
     if watch.signum is not None:
         raise Terminated(watch.signum)
     status = campaign.tally.find_status(allow_incomplete=options.allow_incomplete)
@@ -308,9 +311,12 @@ def _plan_campaign(
     files: tuple[str, ...], options: BatchOptions, asked: RequestOptions, settings: Settings
 ) -> Campaign:
     shard = _read_shard(options.shard)
+    output = _name_output(options.output, shard)
+    if output is None:
+        _refuse_without_output(options)
     number, share = options.max_errors or (None, None)
-    retries = _RETRIES if settings.sources["retries"] == "built-in" else settings.retries
-    on_error = options.on_error or ("defer" if options.output else "write")
+    is_usual = settings.sources["retries"] == "built-in"
+    on_error = options.on_error or ("defer" if output else "write")
     return Campaign(
         source=Source(files, _choose_kind(options), longest=options.max_line),
         shape=Shape(
@@ -320,7 +326,7 @@ def _plan_campaign(
             id_field=options.id_field,
         ),
         plan=Plan(
-            attempts=retries + 1,
+            policy=POLICY if is_usual else replace(POLICY, retries=settings.retries),
             timeout=min(settings.timeout or _PATIENCE, settings.max_time or math.inf),
             max_wait=options.max_wait,
             max_rows=options.max_rows,
@@ -333,26 +339,46 @@ def _plan_campaign(
             options.on_change,
             options.allow_duplicate_ids,
             shard,
-            show_duplicates=options.output is None,
+            show_duplicates=output is None,
         ),
         style=options.style,
-        output=_name_output(options.output, shard),
+        output=output,
         on_error=on_error,
         ordered=options.ordered,
         retry_failed=options.retry_failed,
         done_from=options.done_from,
-        fsync=options.fsync,
-        tally=_make_tally(on_error, options.output),
+        fsync=options.fsync or "interval",
+        summary=options.summary,
+        tally=Tally(outlook=_make_outlook(output, options.style, on_error)),
     )
 
 
-def _make_tally(on_error: str, output: Path | None) -> Tally:
-    """Count from zero; what to do about rows without an answer depends on where they went."""
-    if on_error == "defer":
-        return Tally()
+def _refuse_without_output(options: BatchOptions) -> None:
+    """Refuse what only means something for a file that goes on."""
+    needy = {
+        "--retry-failed": options.retry_failed != "none",
+        "--on-change": options.on_change == "redo",
+        "--on-error defer": options.on_error == "defer",
+        "--fsync": options.fsync is not None,
+    }
+    for name in [name for name, is_given in needy.items() if is_given]:
+        raise click.UsageError(f"{name} needs an output file; see -o")
+
+
+def _make_outlook(output: Path | None, style: str, on_error: str) -> Outlook:
+    """Say what to do about rows that are left: it depends on where the others went."""
     if output is None:
-        return Tally(advice="their lines say why; ask for them again")
-    return Tally(advice="--retry-failed transient asks for them again")
+        return Outlook(
+            "with -o FILE the same command would go on", "their lines say why; ask for them again"
+        )
+    if style == "text":
+        new = "lines of --format text have no ids to go on by: ask for the rest in another file"
+        return Outlook(new, new)
+    if on_error == "write":
+        return Outlook(after_attempts="--retry-failed transient asks for them again")
+    return Outlook(
+        after_attempts=f"see {name_errors(output)}; the same command asks for them again"
+    )
 
 
 def _choose_kind(options: BatchOptions) -> str:
@@ -372,7 +398,9 @@ def _read_shard(text: str | None) -> Shard | None:
 
 
 def _name_output(path: Path | None, shard: Shard | None) -> Path | None:
-    if path is None or "{shard}" not in str(path):
+    if path is None or str(path) == STDIN:
+        return None
+    if "{shard}" not in str(path):
         return path
     if shard is None:
         raise click.UsageError("'{shard}' in -o needs --shard")
@@ -385,14 +413,17 @@ def _read_template(text: str | None) -> str | None:
     return read_text(text[1:], Reading())
 
 
-def _make_pace(settings: Settings, options: BatchOptions) -> Pace:
+def _make_pace(terminal: Terminal, settings: Settings, options: BatchOptions) -> Pace:
     """Begin with what is documented of the host; an option has the last word."""
     known = settings.profile if settings.at_home else Profile("")
     documented = known.concurrency // options.share if known.concurrency else None
-    cap = options.concurrency or (max(1, documented) if documented else None)
+    cap = options.concurrency or (max(1, documented) if documented else HIGHEST)
+    allowed = _raise_descriptor_limit(cap)
+    if allowed < cap:
+        terminal.warn(f"at most {allowed} requests at once: 'ulimit -n' allows no more files")
     return Pace(
-        cap=cap,
-        start=options.concurrency or 16,
+        cap=allowed,
+        start=options.concurrency or START,
         rpm=options.rpm / options.share if options.rpm else None,
         tpm=options.tpm / options.share if options.tpm else None,
         rate=known.rate,
@@ -400,10 +431,23 @@ def _make_pace(settings: Settings, options: BatchOptions) -> Pace:
     )
 
 
+def _raise_descriptor_limit(connections: int) -> int:
+    """Allow so many connections, or return how many are allowed at most."""
+    import resource  # noqa: PLC0415 - not on every system
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _SPARE_DESCRIPTORS
+    if resource.RLIM_INFINITY != soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, min(connections, soft - _SPARE_DESCRIPTORS))
+    return connections
+
+
 def _rehearse(terminal: Terminal, campaign: Campaign) -> None:
     """Check the whole input, print the first request and the counts; raise what a run would."""
     good, bad, first = 0, [], None
-    for record in refuse_wrong_input(campaign.read_all()):
+    for record in campaign.rehearse():
         if isinstance(record, BadRecord):
             bad.append(f"row {record.number}: {record.message}")
             continue
@@ -416,6 +460,29 @@ def _rehearse(terminal: Terminal, campaign: Campaign) -> None:
     terminal.warn(f"{good} rows can be sent, {len(bad)} cannot")
     if bad:
         raise BadInput(f"{len(bad)} of {good + len(bad)} rows are bad")
+    if campaign.tally.duplicates:
+        raise BadInput(campaign.tally.explain())
+
+
+@contextmanager
+def _summed_up(campaign: Campaign) -> Iterator[None]:
+    """Write the figures however the run ends, but for a run that did not begin.
+
+    A wrong name is told before it costs.
+    """
+    path, tally = campaign.summary, campaign.tally
+    if path is None:
+        yield
+        return
+    _write_summary(path, "", mode="a")
+    try:
+        yield
+    except BaseException:
+        if tally.read:
+            with contextlib.suppress(CannotCreate):
+                _write_summary(path, tally.dump())
+        raise
+    _write_summary(path, tally.dump())
 
 
 def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progress:
@@ -481,16 +548,9 @@ def _interruptible(terminal: Terminal, progress: Progress) -> Iterator[_Watch]:
         yield watch
 
 
-def _report(terminal: Terminal, tally: Tally, options: BatchOptions) -> None:
-    """Tell how the run ended."""
-    if options.summary is not None:
-        _write_summary(options.summary, json.dumps(tally.to_json(), indent=1) + "\n")
-    terminal.warn(tally.compose())
-
-
-def _write_summary(path: Path, text: str) -> None:
-    """Write the figures; before a run nothing, so that a wrong name is told before it costs."""
+def _write_summary(path: Path, text: str, mode: str = "w") -> None:
     try:
-        path.write_text(text)
+        with open(path, mode) as file:
+            file.write(text)
     except OSError as error:
         raise CannotCreate(f"cannot write {path}: {error.strerror}") from error
