@@ -8,9 +8,9 @@ conversation is never written to.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import io
+import json
 import os
 import re
 import time
@@ -69,14 +69,14 @@ class ConversationFile:
         self._seen = _Sight(len(data), data.partition(b"\n"))
         return Conversation(entry for _, entry in self._parse(data))
 
-    def dump(self) -> str:
-        """Return the lines as they are kept, whole ones only; raises as ``read`` does.
+    def dump(self) -> str | None:
+        """Return the lines as they are kept, whole ones only, None when there is no file.
 
-        A file that is not there raises MissingInput.
+        Raises as ``read`` does.
         """
         data = self._load()
         if data is None:
-            raise MissingInput(f"cannot read {self.path}: {os.strerror(errno.ENOENT)}")
+            return None
         return "".join(f"{line.decode()}\n" for line, _ in self._parse(data))
 
     def _load(self) -> bytes | None:
@@ -94,27 +94,28 @@ class ConversationFile:
     def _parse(self, data: bytes) -> Iterator[tuple[bytes, Entry]]:
         """Yield the lines of *data* with their messages; a torn last one is told, and left out."""
         lines = data.split(b"\n")
-        tail = lines.pop()
+        if _is_torn(lines[-1]):
+            self._notify(f"{self.path}: the last line was torn, and is dropped")
+            lines.pop()
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 yield line, read_entry(line)
             except ValueError:
-                raise BadInput(
-                    f"{self.path}:{number} is no message of a conversation, and the file is left "
-                    f"alone; repair the line, or remove the conversation: kimi log rm {self.name}"
-                ) from None
-        if tail:
-            try:
-                yield tail, read_entry(tail)
-            except ValueError:
-                self._notify(f"{self.path}: the last line was torn, and is dropped")
+                raise self._tell_damage(number) from None
+
+    def _tell_damage(self, number: int) -> BadInput:
+        return BadInput(
+            f"{self.path}:{number} is no message of a conversation, and the file is left "
+            f"alone; repair the line, or remove the conversation: kimi log rm {self.name}"
+        )
 
     def append(self, entries: Sequence[Entry]) -> bool:
         """Add *entries* in one write; tell whether nobody else wrote since we last looked.
 
-        Raises CannotCreate or OutputFailed, and TemporaryFailure when the file we knew is gone.
+        Raises CannotCreate or OutputFailed, BadInput for a file that is damaged, and
+        TemporaryFailure when the file we knew is gone.
         """
         data = b"".join(entry.encode() for entry in entries)
         with self._open() as descriptor:
@@ -122,7 +123,7 @@ class ConversationFile:
             if self._seen is not None and not self._seen.is_same(now):
                 raise self._tell_gone()
             alone = now.size == (self._seen.size if self._seen is not None else 0)
-            size = _mend_tail(descriptor, now.size)
+            size = self._mend_tail(descriptor, now.size)
             self._write(descriptor, data, size)
             self._note(descriptor)
         return alone
@@ -144,7 +145,10 @@ class ConversationFile:
         with self._open() as descriptor:
             now = _look_at(descriptor)
             if self._seen is None or not self._seen.is_unchanged(now):
-                raise TemporaryFailure(f"conversation {self.name} went on in another process")
+                raise TemporaryFailure(
+                    f"conversation {self.name} went on in another process, and nothing was taken "
+                    "back; what was said there is known now"
+                )
             lines = io.BytesIO(os.pread(descriptor, now.size, 0)).readlines()
             places = [place for place, line in enumerate(lines) if line.strip()]
             gone = {places[number] for number in numbers}
@@ -196,8 +200,8 @@ class ConversationFile:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 stat = os.fstat(descriptor)
                 if self._is_current(stat):
-                    if stat.st_size == 0:
-                        os.fchmod(descriptor, 0o600)  # whatever the umask took away
+                    if stat.st_mode & 0o777 != 0o600:
+                        os.fchmod(descriptor, 0o600)  # whatever the umask, or who made it
                     yield descriptor
                     return
             except OSError as error:
@@ -230,6 +234,25 @@ class ConversationFile:
         except OSError as error:
             raise CannotCreate(f"cannot use {folder}: {error.strerror}") from error
 
+    def _mend_tail(self, descriptor: int, size: int) -> int:
+        """Complete a last line that lacks its end, cut back one that was torn; return the size."""
+        start, tail = size, b""
+        while start and b"\n" not in tail:
+            step = min(_BLOCK, start)
+            start -= step
+            tail = os.pread(descriptor, step, start) + tail
+        end = tail.rfind(b"\n") + 1
+        if not (rest := tail[end:]):
+            return size
+        if _is_torn(rest):
+            os.ftruncate(descriptor, start + end)
+            return start + end
+        try:
+            read_entry(rest)
+        except ValueError:
+            raise self._tell_damage(os.pread(descriptor, size, 0).count(b"\n") + 1) from None
+        return size + os.write(descriptor, b"\n")
+
     def _write(self, descriptor: int, data: bytes, size: int) -> None:
         """Write all of *data* or none of it."""
         try:
@@ -239,6 +262,8 @@ class ConversationFile:
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, size)
+                if size == 0:
+                    os.unlink(self.path)
             raise
 
 
@@ -274,22 +299,18 @@ def _look_at(descriptor: int) -> _Sight:
     return _Sight(os.fstat(descriptor).st_size, beginning.partition(b"\n"))
 
 
-def _mend_tail(descriptor: int, size: int) -> int:
-    """Complete a last line that only lacks its end, cut back one that was torn; return the size."""
-    start, tail = size, b""
-    while start and b"\n" not in tail:
-        step = min(_BLOCK, start)
-        start -= step
-        tail = os.pread(descriptor, step, start) + tail
-    end = tail.rfind(b"\n") + 1
-    if not (rest := tail[end:]):
-        return size
+def _is_torn(tail: bytes) -> bool:
+    """Tell whether *tail*, which no line feed ends, is what a power cut leaves of a message."""
+    rest = tail.rstrip(b"\0")
+    if not rest:
+        return bool(tail)
+    if not re.match(rb'\{\s*("|\Z)', rest):
+        return False
     try:
-        read_entry(rest)
+        json.loads(rest)
     except ValueError:
-        os.ftruncate(descriptor, start + end)
-        return start + end
-    return size + os.write(descriptor, b"\n")
+        return True
+    return rest != tail
 
 
 class Archive:
@@ -347,10 +368,10 @@ class Archive:
 
     def dump(self, name: str) -> str:
         """Return the lines of a conversation that must exist; raises as ``load`` does."""
-        file = self._locate(name)
-        if not file.path.exists():
+        dump = self._locate(name).dump()
+        if dump is None:
             raise MissingInput(f"there is no conversation '{name}'; see 'kimi log'")
-        return file.dump()
+        return dump
 
     def load(self, name: str) -> Conversation:
         """Return a conversation that must exist; raises MissingInput or BadInput."""

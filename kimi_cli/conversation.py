@@ -77,12 +77,15 @@ class Entry:
         answerer = self.facts.get("model") or "the model"
         who = {"user": "Question", "assistant": f"Answer of {answerer}"}.get(role)
         flaw = self.incomplete and f"incomplete: {self.incomplete}"
-        return ", ".join(filter(None, (who or role.capitalize(), when, flaw)))
+        words = ", ".join(filter(None, (who or role.capitalize(), when, flaw)))
+        return " ".join(words.split())
 
     def show(self) -> str:
         """Return what was said, as Markdown."""
+        content = self.message.content if isinstance(self.message.content, list) else []
+        parts = [f"[{part.get('type') or 'something'}]" for part in content if "text" not in part]
         calls = [f"```json\n{codec.dumps(call)}\n```" for call in self.message.tool_calls]
-        return "\n\n".join([*([self.message.text] if self.message.text else []), *calls])
+        return "\n\n".join(filter(None, [self.message.text, *parts, *calls]))
 
     def encode(self) -> bytes:
         """Return the line of the record."""
@@ -103,7 +106,9 @@ def read_entry(line: bytes) -> Entry:
     document = codec.loads(line)
     if not isinstance(document, dict):
         raise ValueError("not a message")
-    message = read_message(_mend(document) if b"\\u" in line else document)
+    if b"\\u" in line:
+        document = _mend(document)
+    message = read_message(document)
     facts = {}
     for key, value in document.items():
         if key in _OF_MESSAGE or value is None:
@@ -114,9 +119,15 @@ def read_entry(line: bytes) -> Entry:
     return Entry(message, facts)
 
 
-def _mend(document: JSON) -> JSON:
+def _mend(value: Any) -> Any:
     """Make texts of other programs, who escape half characters, fit to be sent."""
-    return {k: mend_surrogates(v) if isinstance(v, str) else v for k, v in document.items()}
+    if isinstance(value, str):
+        return mend_surrogates(value)
+    if isinstance(value, list):
+        return [_mend(item) for item in value]
+    if isinstance(value, dict):
+        return {mend_surrogates(key): _mend(item) for key, item in value.items()}
+    return value
 
 
 @dataclass(frozen=True)
@@ -127,15 +138,16 @@ class Turn:
     entries: tuple[Entry, ...]
 
     @property
-    def question(self) -> str:
-        """The text that was asked; empty where the record begins with an answer."""
-        return next((e.message.text for e in self.entries if e.message.role == "user"), "")
+    def question(self) -> str | None:
+        """What was asked; None where it is more than text, or the record begins with an answer."""
+        asked = [entry.message.content for entry in self.entries if entry.message.role == "user"]
+        return asked[0] if asked and isinstance(asked[0], str) else None
 
     @property
     def title(self) -> str:
         """The question in one line, or what there is instead."""
-        text = self.question or self.entries[0].message.text
-        return " ".join(text.split())
+        asked = next((e for e in self.entries if e.message.role == "user"), self.entries[0])
+        return " ".join((asked.message.text or asked.show()).split())
 
     @property
     def answer(self) -> Entry | None:
@@ -225,9 +237,12 @@ class Conversation:
             turns.setdefault(current, []).append(entry)
         return [Turn(name, tuple(entries)) for name, entries in turns.items()]
 
-    def make_messages(self, model: str) -> list[Message]:
-        """Return what *model* is sent before the next question."""
-        with_reasoning = wants_reasoning(model)
+    def make_messages(self, model: str, *, keeps_reasoning: bool = False) -> list[Message]:
+        """Return what *model* is sent before the next question.
+
+        *keeps_reasoning* is for a model that was asked to keep what it reasoned earlier.
+        """
+        with_reasoning = keeps_reasoning or wants_reasoning(model)
         messages = [] if not self.system else [Message("system", self.system)]
         for turn in self.list_turns():
             messages += turn.make_messages(with_reasoning=with_reasoning)

@@ -15,7 +15,7 @@ from kimi_cli.conversation import (
     make_question,
     make_turn_id,
 )
-from kimi_cli.errors import KimiError, Terminated
+from kimi_cli.errors import KimiError, TemporaryFailure, Terminated
 
 
 class Exchange:
@@ -79,10 +79,19 @@ class Dialogue:
         self._warn = warn
         self._is_new = is_new
         self._must_save = must_save
+        self._told = False
+        """Whether the loser of this turn was told."""
 
-    def compose(self, question: str, model: str, *, system: str | None = None) -> list[Message]:
+    def compose(
+        self,
+        question: str,
+        model: str,
+        *,
+        system: str | None = None,
+        keeps_reasoning: bool = False,
+    ) -> list[Message]:
         """Return the messages that *model* is sent; *system* replaces the prompt in force."""
-        messages = self.conversation.make_messages(model)
+        messages = self.conversation.make_messages(model, keeps_reasoning=keeps_reasoning)
         if system is not None:
             messages = [message for message in messages if message.role != "system"]
             messages[:0] = [Message("system", system)] if system else []
@@ -94,6 +103,7 @@ class Dialogue:
         Raises CannotCreate, OutputFailed or TemporaryFailure when it cannot be written.
         """
         turn = make_turn_id()
+        self._told = False
         is_news = system is not None and system != (self.conversation.system or "")
         entries = make_question(turn, question, manner, system=system if is_news else None)
         try:
@@ -107,9 +117,9 @@ class Dialogue:
         return Exchange(lambda completion, flaw: self._keep(turn, completion, flaw))
 
     def take_back(self) -> str | None:
-        """Remove the last turn and return its question; None when there is none.
+        """Remove the last turn and return its title; None when there is none.
 
-        Raises TemporaryFailure when the conversation has gone on elsewhere.
+        Raises TemporaryFailure when the conversation has gone on elsewhere; it is read anew then.
         """
         turns = self.conversation.list_turns()
         if not turns:
@@ -117,9 +127,13 @@ class Dialogue:
         gone = {id(entry) for entry in turns[-1].entries}
         entries = self.conversation.entries
         if self.file is not None and not self._is_new:
-            self.file.remove({n for n, entry in enumerate(entries) if id(entry) in gone})
+            try:
+                self.file.remove({n for n, entry in enumerate(entries) if id(entry) in gone})
+            except TemporaryFailure:
+                self.conversation = self.file.read() or self.conversation
+                raise
         self.conversation.entries = [entry for entry in entries if id(entry) not in gone]
-        return turns[-1].question
+        return turns[-1].title
 
     def move(self, file: ConversationFile) -> None:
         """Keep a copy of what was said in *file*, and go on there."""
@@ -138,6 +152,9 @@ class Dialogue:
             self.conversation.entries += entries
         else:
             self.conversation = self.file.read() or self.conversation
+            if self._told:
+                return
+            self._told = True
             self._warn(
                 f"conversation {self.file.name} went on in another process; both are kept, but "
                 "this turn did not know of what was said there"
@@ -152,3 +169,6 @@ class Dialogue:
             self._add([entry])
         except KimiError as error:
             self._warn(f"the answer is not saved: {error}")
+            self.conversation.entries.append(entry)
+            if not self._must_save:
+                self.file = None

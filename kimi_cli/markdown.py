@@ -14,6 +14,8 @@ from typing import Any
 from kimi_cli.errors import ConfigError
 from kimi_cli.text import Text
 
+_LONG, _GROWTH = 4000, 1.1
+"""Letters of a block from which on it is looked at only when it has grown by so much."""
 _INSTALL = "pip install 'kimi-pipe[markdown]'"
 
 
@@ -34,8 +36,9 @@ class MarkdownText:
         self._parser: Any = MarkdownIt("commonmark", {"html": False}).enable(
             ["strikethrough", "table"]
         )
-        self._parser.disable("image")
-        self._markdown: Any = Markdown
+        # An address that stands by itself, below the text, would be left out, too.
+        self._parser.disable(["image", "reference"])
+        self._markdown: Any = _fold_tables(Markdown)
         self._console: Any = lambda file, width: Console(
             file=file,
             width=width,
@@ -45,6 +48,8 @@ class MarkdownText:
             highlight=False,
         )
         self._buffer = ""
+        self._parsed = 0
+        """The length of the buffer when it was last looked at for the end of a block."""
         self._fence: re.Pattern[str] | None = None
         self._shown = False
 
@@ -54,15 +59,20 @@ class MarkdownText:
         self._buffer += piece
         if "\n" not in piece or (self._fence is not None and not self._fence.search(self._buffer)):
             return ""
+        if len(self._buffer) > _LONG and len(self._buffer) < _GROWTH * self._parsed:
+            return ""  # a long list or table is not parsed again with each line
         lines = self._buffer.splitlines(keepends=True)
         last = self._find_last_block("".join(lines))
         ready, self._buffer = "".join(lines[:last]), "".join(lines[last:])
+        self._parsed = len(self._buffer)
         return self._render(ready)
 
-    def flush(self) -> str:
-        """Return the last block, rendered."""
+    def flush(self, *, at_once: bool = False) -> str:
+        """Return the last block, rendered; *at_once* as it is, for who does not want to wait."""
         ready, self._buffer = self._buffer + self._source.flush(), ""
-        return self._render(ready)
+        if not at_once:
+            return self._render(ready)
+        return ("\n\n" if self._shown and ready else "") + ready.rstrip("\n")
 
     def _find_last_block(self, text: str) -> int:
         """Return the line where the block begins that may still go on."""
@@ -88,3 +98,18 @@ class MarkdownText:
         shown = f"\n\n{shown}" if self._shown else shown
         self._shown = True
         return shown
+
+
+def _fold_tables(markdown: Any) -> Any:
+    """Return rich's *markdown* with tables that break long words, and cut none off."""
+    table = markdown.elements["table_open"]
+
+    def show(self: Any, console: Any, options: Any) -> Any:
+        for shown in table.__rich_console__(self, console, options):
+            for column in shown.columns:
+                column.overflow = "fold"
+            yield shown
+
+    folding = type("FoldingTable", (table,), {"__rich_console__": show})
+    elements = {**markdown.elements, "table_open": folding}
+    return type("FoldingMarkdown", (markdown,), {"elements": elements})

@@ -72,7 +72,7 @@ class Duration(click.ParamType[float]):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
         if found is None:
-            self.fail(f"'{value}' is not a duration such as 90, 30s, 10m or 2h", param, ctx)
+            self.fail(f"'{value}' is not a duration such as 90, 30s, 10m, 2h or 30d", param, ctx)
         return float(found[1]) * _UNITS[found[2]]
 
 

@@ -72,14 +72,14 @@ def read_prompts(reading: Reading) -> Iterator[str]:
             piece = sys.stdin.buffer.readline(reading.limit + 1)
             ended = not piece
             text += decoder.decode(piece, final=ended)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise BadInput(
                 f"line {number} of standard input is not {reading.encoding.upper()}; give "
                 "--encoding, or --replace-invalid"
             ) from error
         except OSError as error:
             raise MissingInput(f"cannot read standard input: {error.strerror}") from error
-        if len(text) > reading.limit:
+        if len(text.encode(errors="replace")) > reading.limit:
             raise BadInput(f"line {number} of standard input is too long; see --max-input")
         if "\0" in text:
             raise BadInput(f"line {number} of standard input holds NUL bytes: it looks binary")
@@ -98,6 +98,8 @@ def read_attachment(path: str, reading: Reading) -> str:
 
 def read_text(path: str, reading: Reading) -> str:
     """Return a file's text without its last line end; raises MissingInput or BadInput."""
+    if "\0" in path:
+        raise MissingInput(f"cannot read {path!r}: no name holds a NUL byte")
     try:
         with open(path, "rb") as file:
             data = _read_bounded(file.fileno(), path, reading.limit)

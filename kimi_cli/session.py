@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -236,14 +236,32 @@ def make_manner(settings: Settings, parameters: Mapping[str, Any]) -> Manner:
     )
 
 
+def settle_model(settings: Settings, parameters: dict[str, Any]) -> Settings:
+    """Take the model out of *parameters*, where it was named as a field of the body.
+
+    So it is one and the same for the request, the record, and all that depends on the model.
+    """
+    if not isinstance(parameters.get("model"), str):
+        return settings
+    sources = {**settings.sources, "model": "--option"}
+    return replace(settings, model=parameters.pop("model"), sources=sources)
+
+
 def compose_messages(
-    dialogue: Dialogue | None, settings: Settings, prompt: str, *, system: str | None
+    dialogue: Dialogue | None,
+    settings: Settings,
+    parameters: Mapping[str, Any],
+    prompt: str,
+    *,
+    system: str | None,
 ) -> list[Message]:
     """Return the messages up to the question *prompt*, with those of the *dialogue* before."""
     from kimi_cli.api.messages import Message  # noqa: PLC0415
 
     if dialogue is not None:
-        return dialogue.compose(prompt, settings.model, system=system)
+        thinking = parameters.get("thinking")
+        keeps = isinstance(thinking, dict) and thinking.get("keep") == "all"
+        return dialogue.compose(prompt, settings.model, system=system, keeps_reasoning=keeps)
     before = [] if system is None else [Message("system", system)]
     return [*before, Message("user", prompt)]
 

@@ -42,11 +42,12 @@ class Terminal:
         return max(50, min(self.find_columns(), _WIDEST) - 2)
 
     def find_columns(self) -> int:
-        """Return the columns of the screen behind stdout."""
+        """Return the columns of the screen behind stdout, or stderr."""
         if (columns := self._environment.get("COLUMNS", "")).isdigit():
             return int(columns)
-        with contextlib.suppress(OSError):
-            return os.get_terminal_size(_OUT).columns or 80
+        for descriptor in (_OUT, _ERR):
+            with contextlib.suppress(OSError):
+                return os.get_terminal_size(descriptor).columns or 80
         return 80
 
     def hide(self, secret: str) -> None:

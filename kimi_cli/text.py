@@ -37,8 +37,8 @@ class Text:
         self._line_feeds += len(text) - len(text.rstrip("\n"))
         return shown
 
-    def flush(self) -> str:
-        """Return what was held back, but for the last line feeds."""
+    def flush(self, *, at_once: bool = False) -> str:
+        """Return what was held back, but for the last line feeds; that is always done at once."""
         rest, self._half = self._half, ""
         if self._sanitizer is not None:
             rest = self._sanitizer.feed(rest) + self._sanitizer.flush()

@@ -63,7 +63,7 @@ class Transcript:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         """End the last line, however the answer ended; a signal waits for no stuck reader."""
         if kind is not Terminated or self._terminal.takes_output():
-            self.finish()
+            self.finish(at_once=kind is Terminated)
 
     def write(self, delta: Delta) -> None:
         """Show what *delta* adds."""
@@ -73,9 +73,9 @@ class Transcript:
             self.has_content = self.has_content or not delta.content.isspace()
             self._write_content(self._content.feed(delta.content))
 
-    def finish(self) -> None:
-        """End the answer with exactly one line feed."""
-        self._write_content(self._content.flush())
+    def finish(self, *, at_once: bool = False) -> None:
+        """End the answer with exactly one line feed; *at_once* without rendering the rest."""
+        self._write_content(self._content.flush(at_once=at_once))
         self._end_reasoning("\n")
         if self._open_line:
             self._open_line = False

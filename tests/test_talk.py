@@ -216,7 +216,7 @@ def test_an_interrupt_stops_the_answer(chat: Start, server: ReplayServer, home: 
         screen.see("half an ans")
         screen.press("\x1b[200~typed\rahead\x1b[201~")
         screen.press("\x03")
-        screen.see("stopped; what came is kept")
+        screen.see("stopped; /retry asks again")
         screen.see_line(". ahead")
         assert "half an anstyped" not in screen.text
         screen.press("\r")

@@ -46,7 +46,7 @@ def wants_reasoning(name: str) -> bool:
     Those that keep it from turn to turn ask for the complete assistant message; all others
     ignore it, and its bytes are uploaded for nothing (design note api.md, section 5).
     """
-    return name.startswith(_WANT_REASONING)
+    return name.rpartition("/")[2].startswith(_WANT_REASONING)
 
 
 _RETIRED = "one of the guide's first seven; not listed by the gateway any more"

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import base64
 import difflib
-import json
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kimi_cli.api import codec
 from kimi_cli.chat.talk import Talk
 from kimi_cli.credentials import remove_secrets
 from kimi_cli.errors import BadInput, CannotCreate
 from kimi_cli.options import BodyField
-from kimi_cli.prompt import STDIN, Reading, read_attachment
+from kimi_cli.prompt import STDIN, read_attachment
+from kimi_cli.session import settle_model
 
 _EDITORS = ("VISUAL", "EDITOR")
 _USUAL_EDITOR = "vi"
+_OTHER_NAMES = {"q": "exit", "quit": "exit", "bye": "exit", "clear": "new", "reset": "new"}
 _NOTHING = ('""', "''")
 """How a shell's user writes an empty text."""
 
@@ -37,12 +40,12 @@ class Slash:
 
 def run(talk: Talk, line: str) -> str | None:
     """Carry out *line*; return a question that it wants asked. Raises KimiError."""
-    name, _, argument = line.partition(" ")
-    name, argument = name[1:], argument.strip()
+    words = line[1:].split(maxsplit=1) or [""]
+    name, argument = words[0], words[1].strip() if len(words) > 1 else ""
     command = COMMANDS.get(name)
     if command is None:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        advice = f"did you mean /{near[0]}?" if near else "/help lists what there is"
+        near = _find_near(name.lower())
+        advice = f"did you mean /{near}?" if near else "/help lists what there is"
         raise BadInput(
             f"there is no command /{name}; {advice} (a line that must begin with '/' is "
             "written with '//')"
@@ -52,6 +55,14 @@ def run(talk: Talk, line: str) -> str | None:
     if not argument and command.argument and not command.argument.startswith("["):
         raise BadInput(f"/{name} needs {command.argument}")
     return command.run(talk, argument)
+
+
+def _find_near(name: str) -> str | None:
+    """Return the command that *name* may stand for."""
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    return near[0] if near else None
 
 
 def _tell(talk: Talk, text: str) -> None:
@@ -85,30 +96,39 @@ def _option(talk: Talk, argument: str) -> None:
     elif argument:
         name, value = BodyField().convert(argument, None, None)
         talk.parameters[name] = value
-    shown = [f"{key}={json.dumps(value)}" for key, value in talk.parameters.items()]
-    _tell(talk, "\n".join(shown) or "no options are set")
+        if name == "model":
+            talk.settings = settle_model(talk.settings, talk.parameters)
+            return _model(talk, "")
+    shown = [f"{key}={codec.dumps(value)}" for key, value in talk.parameters.items()]
+    return _tell(talk, "\n".join(shown) or "no options are set")
 
 
 def _file(talk: Talk, argument: str) -> None:
     if argument == STDIN:
         raise BadInput("standard input is the keyboard here; name a file")
     path = os.path.expanduser(argument)
-    talk.attachments.append(read_attachment(path, Reading()))
+    talk.attachments.append(read_attachment(path, talk.reading))
     _tell(talk, f"{argument} goes with the next question")
 
 
 def _retry(talk: Talk, argument: str) -> str | None:
-    question = talk.unasked or talk.dialogue.take_back()
-    if question is None:
+    if talk.unasked:
+        return talk.unasked
+    turns = talk.conversation.list_turns()
+    if not turns:
         raise BadInput("there is nothing to ask again")
+    question = turns[-1].question
+    if question is None:
+        raise BadInput("the last turn has no question of text alone; /undo takes it back")
+    talk.dialogue.take_back()
     return question
 
 
 def _undo(talk: Talk, argument: str) -> None:
-    question = talk.dialogue.take_back()
-    if question is None:
+    title = talk.dialogue.take_back()
+    if title is None:
         raise BadInput("there is nothing to take back")
-    _tell(talk, f"taken back: {' '.join(question.split())[:60]}")
+    _tell(talk, f"taken back: {title[:60]}")
 
 
 def _edit(talk: Talk, argument: str) -> None:
@@ -136,6 +156,9 @@ def _run_editor(talk: Talk, path: Path) -> None:
         )
     except (OSError, ValueError) as error:
         raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
+    if done.returncode < 0:
+        ending = signal.Signals(-done.returncode).name
+        raise CannotCreate(f"the editor '{editor}' was ended by {ending}")
     if done.returncode != 0:
         raise CannotCreate(f"the editor '{editor}' ended with status {done.returncode}")
 

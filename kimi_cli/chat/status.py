@@ -15,7 +15,7 @@ from kimi_cli.api.messages import Delta
 from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
 
-_EVERY = 1.0
+_FIRST, _EVERY = 0.1, 1.0
 _ERASE = "\r\x1b[K"
 _MARK_PASTES, _LEAVE_PASTES = "\x1b[?2004h", "\x1b[?2004l"
 _CHARACTERS_PER_TOKEN = 4
@@ -24,10 +24,17 @@ _CHARACTERS_PER_TOKEN = 4
 class StatusLine:
     """One line on stderr that goes as soon as there is anything to read; ``with`` it."""
 
-    def __init__(self, terminal: Terminal, *, reasoning_is_shown: bool) -> None:
-        """Write to *terminal*, where stderr is one; otherwise stay silent."""
+    def __init__(
+        self, terminal: Terminal, *, reasoning_is_shown: bool, comes_in_blocks: bool = False
+    ) -> None:
+        """Write to *terminal*, where stderr is one; otherwise stay silent.
+
+        An answer that *comes_in_blocks* is not on the screen as soon as it has come.
+        """
         self._terminal = terminal
         self._reasoning_is_shown = reasoning_is_shown
+        self._comes_in_blocks = comes_in_blocks
+        self._has_content = False
         self._began = time.monotonic()
         self._reasoned = 0
         self._is_drawn = False
@@ -37,7 +44,7 @@ class StatusLine:
     def __enter__(self) -> StatusLine:
         """Begin to wait."""
         if self._terminal.err_is_terminal and not self._terminal.quiet:
-            self._terminal.on_write = self._erase
+            self._terminal.on_write = self._make_room
             threading.Thread(target=self._redraw, daemon=True).start()
         return self
 
@@ -49,15 +56,26 @@ class StatusLine:
     def note(self, delta: Delta) -> None:
         """Take what has come: text that is shown ends the wait."""
         self._reasoned += len(delta.reasoning)
-        if delta.content or (delta.reasoning and self._reasoning_is_shown):
+        self._has_content = self._has_content or bool(delta.content)
+        is_shown = delta.content and not self._comes_in_blocks
+        if is_shown or (delta.reasoning and self._reasoning_is_shown):
             self._stop()
+
+    def _make_room(self) -> None:
+        """Leave for what is written now: for good, if it is the answer."""
+        if self._has_content:
+            self._stop()
+        else:
+            self._erase()
 
     def _stop(self) -> None:
         self._over.set()
         self._erase()
 
     def _redraw(self) -> None:
-        while not self._over.wait(_EVERY):
+        pause = _FIRST
+        while not self._over.wait(pause):
+            pause = _EVERY
             text = f"{time.monotonic() - self._began:.0f} s"
             if self._reasoned:
                 text += f", about {self._reasoned // _CHARACTERS_PER_TOKEN} tokens of reasoning"
@@ -65,7 +83,8 @@ class StatusLine:
                 if self._over.is_set():
                     return
                 self._is_drawn = True
-                self._terminal.draw(f"{_ERASE}{text}")
+                # A line that fills the screen's would leave a part of it behind.
+                self._terminal.draw(f"{_ERASE}{text[: self._terminal.find_columns() - 1]}")
 
     def _erase(self) -> None:
         with self._lock:

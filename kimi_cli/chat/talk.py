@@ -15,7 +15,8 @@ from kimi_cli.chat.status import StatusLine, hush_keyboard
 from kimi_cli.conversation import Conversation
 from kimi_cli.dialogue import Dialogue
 from kimi_cli.errors import BadInput, MissingInput, Terminated
-from kimi_cli.session import build_request, make_manner
+from kimi_cli.prompt import Reading
+from kimi_cli.session import build_request, compose_messages, make_manner
 from kimi_cli.settings import Settings
 from kimi_cli.terminal import Terminal
 
@@ -41,6 +42,8 @@ class Talk:
     saves: bool = True
     window: int | None = None
     """Tokens that the model reads, where the catalogue does not know."""
+    reading: Reading = field(default_factory=Reading)
+    """How files become text."""
     attachments: list[str] = field(default_factory=list)
     draft: str = ""
     """What the editor begins with."""
@@ -68,7 +71,9 @@ class Talk:
         """
         question = "\n\n".join([*([text] if text.strip() else []), *self.attachments])
         self.unasked, self.attachments = question, []
-        messages = self.dialogue.compose(question, self.settings.model, system=self.system)
+        messages = compose_messages(
+            self.dialogue, self.settings, self.parameters, question, system=self.system
+        )
         request = build_request(self.settings, messages, self.parameters, stream=self.stream)
         self._warn_when_full(question)
         manner = make_manner(self.settings, self.parameters)
@@ -80,12 +85,16 @@ class Talk:
             style = replace(self.style, gap=self._needs_gap(attended=attended))
             listeners = [exchange.note]
             if attended:
-                status = StatusLine(self.terminal, reasoning_is_shown=style.reasoning)
+                status = StatusLine(
+                    self.terminal,
+                    reasoning_is_shown=style.reasoning,
+                    comes_in_blocks=style.markdown and self.terminal.out_is_terminal,
+                )
                 stack.enter_context(hush_keyboard(self.terminal))
                 listeners.append(stack.enter_context(status).note)
             with self._stoppable():
                 answer = print_answer(self.client, request, self.terminal, style, *listeners)
-            self._answers += 1
+            self._answers += answer.has_text
             exchange.end(answer.ending)
         self._warn_when_full("")
         return answer

@@ -31,6 +31,7 @@ from kimi_cli.session import (
     make_manner,
     open_dialogue,
     recall,
+    settle_model,
 )
 from kimi_cli.terminal import Terminal
 
@@ -84,10 +85,11 @@ def ask(
     )
     text = _read_prompt(terminal, prompt, given, token_on_stdin=connection.token_file == "-")
     parameters = list_parameters(asked, settings, conversation)
+    settings = settle_model(settings, parameters)
     saves = is_saved(terminal, settings, kept)
     is_single = recalled is None and not saves
     dialogue = None if is_single else open_dialogue(terminal, kept, recalled, saves=saves)
-    messages = compose_messages(dialogue, settings, text, system=asked.system)
+    messages = compose_messages(dialogue, settings, parameters, text, system=asked.system)
     request = build_request(settings, messages, parameters, stream=not style.no_stream)
     if settings.needs_engine:
         _warn_of_reach(terminal, settings, text)

@@ -38,6 +38,7 @@ from kimi_cli.session import (
     open_archive,
     open_dialogue,
     recall,
+    settle_model,
 )
 from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
@@ -90,6 +91,8 @@ def chat(
     reading = Reading(given.encoding, given.replace_invalid, given.max_input, terminal.hint)
     first = " ".join(decode_argument(word) for word in prompt if word != STDIN)
     attachments = [read_attachment(path, reading) for path in given.file]
+    parameters = list_parameters(asked, settings, conversation)
+    settings = settle_model(settings, parameters)
     saves = is_saved(terminal, settings, kept)
     dialogue = open_dialogue(terminal, kept, recalled, saves=saves)
     with open_client(terminal, settings, connection, stream=not style.no_stream) as client:
@@ -105,11 +108,12 @@ def chat(
                 markdown=settings.markdown,
             ),
             environment=os.environ,
-            parameters=list_parameters(asked, settings, conversation),
+            parameters=parameters,
             system=asked.system,
             stream=not style.no_stream,
             saves=saves,
             window=find_window(settings),
+            reading=reading,
             attachments=attachments,
         )
         if attended:
@@ -157,12 +161,19 @@ def _take_line(talk: Talk, line: str) -> None:
         if question is not None and (question.strip() or talk.attachments):
             _ask(talk, question)
     except click.UsageError as error:
-        talk.terminal.complain(error.format_message())
+        talk.terminal.complain(_tell_usage(error))
     except KimiError as error:
         talk.terminal.complain(str(error))
 
 
+def _tell_usage(error: click.UsageError) -> str:
+    message = error.format_message()
+    return message[:1].lower() + message[1:]
+
+
 def _check_text(line: str) -> None:
+    if "\0" in line:
+        raise BadInput("what was typed holds NUL bytes: it looks binary")
     try:
         line.encode()
     except UnicodeEncodeError as error:
@@ -178,11 +189,11 @@ def _ask(talk: Talk, question: str) -> None:
         if answer.flaw is not None:
             talk.terminal.warn(answer.flaw)
     except click.UsageError as error:
-        talk.terminal.complain(error.format_message())
+        talk.terminal.complain(f"{_tell_usage(error)}; /retry asks again")
     except Terminated as ending:
         if ending.signum != signal.SIGINT:
             raise
-        talk.terminal.warn("stopped; what came is kept, and /retry asks again")
+        talk.terminal.warn("stopped; /retry asks again")
     except KimiError as error:
         talk.terminal.complain(f"{error}; /retry asks again")
     talk.terminal.write_err("\n")

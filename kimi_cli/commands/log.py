@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from kimi_cli.errors import KimiError
+from kimi_cli.errors import KimiError, MissingInput
 from kimi_cli.listing import format_table
 from kimi_cli.options import Duration, Text, verbosity_options
 from kimi_cli.sanitizer import sanitize
@@ -52,6 +52,7 @@ Examples:
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _AROUND = 40
+_WIDE_NAME = 40
 
 
 @click.group(epilog=EPILOG, invoke_without_command=True)
@@ -97,10 +98,16 @@ def list_(terminal: Terminal, *, as_json: bool = False) -> None:
     now = time.time()
     for summary in found:
         title = "(cannot be read)" if summary.problem else summary.title
-        rows.append((summary.name, str(summary.turns), _tell_age(now - summary.changed), title))
+        name = _put_in_line(summary.name)
+        rows.append((name, str(summary.turns), _tell_age(now - summary.changed), title))
     if terminal.out_is_terminal:
-        harmless = [[sanitize(cell) for cell in row] for row in rows]
-        terminal.show(format_table(harmless, width=terminal.find_columns()))
+        width = terminal.find_columns()
+        harmless = [
+            [_shorten(sanitize(cell), max(_WIDE_NAME, width // 2)) for cell in row[:1]]
+            + [sanitize(cell) for cell in row[1:]]
+            for row in rows
+        ]
+        terminal.show(format_table(harmless, width=width))
     else:
         terminal.show(format_table(rows))
     for summary in found:
@@ -152,7 +159,9 @@ def search(terminal: Terminal, *, words: Sequence[str]) -> None:
                 if all(word in text.casefold() for word in wanted):
                     found += 1
                     excerpt = _cut_out(text, wanted[0])
-                    terminal.show(f"{name}\t{number}\t{entry.message.role}\t{excerpt}\n")
+                    terminal.show(
+                        f"{_put_in_line(name)}\t{number}\t{entry.message.role}\t{excerpt}\n"
+                    )
     if not found:
         terminal.warn("no message holds all of these words")
 
@@ -174,10 +183,20 @@ def rm(terminal: Terminal, *, names: tuple[str, ...], older_than: float | None) 
         raise click.UsageError("name the conversations to remove, or give --older-than")
     archive = open_archive(terminal)
     chosen = names if older_than is None else archive.find_older(older_than)
+    errors = []
     for name in chosen:
-        archive.remove(name)
+        try:
+            archive.remove(name)
+        except KimiError as error:
+            # One that went meanwhile is what was wanted.
+            if older_than is None or not isinstance(error, MissingInput):
+                errors.append(error)
     if older_than is not None:
-        terminal.warn(f"{len(chosen)} removed")
+        terminal.warn(f"{len(chosen) - len(errors)} removed")
+    for further in errors[1:]:
+        terminal.complain(str(further))
+    if errors:
+        raise errors[0]
 
 
 @log.command(epilog=PATH_EPILOG)
@@ -188,6 +207,15 @@ def path(terminal: Terminal, *, name: str | None) -> None:
     archive = open_archive(terminal)
     found = archive.folder if name is None else archive.find(name).path
     terminal.show(f"{found}\n")
+
+
+def _put_in_line(name: str) -> str:
+    """Return a name that other programs chose as one cell of one line."""
+    return name if name.isprintable() else sanitize(name.replace("\t", " ").replace("\n", " "))
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _tell_age(seconds: float) -> str:
