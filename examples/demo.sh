@@ -45,16 +45,21 @@ talk="printf '%s\\n' 'What is the capital of France?' 'Which language do people 
     'What is it famous for?' | kimi chat --profile local"
 show 0 "$talk"
 
-printf '\n%s\n' '# ten prompts from a file; the run is killed before it is done'
+printf '\n%s\n' '# ten prompts from a file; the run is killed as soon as one is answered'
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 answers=$folder/answers.jsonl
 batch='kimi batch --profile local examples/prompts.jsonl --format flat -c 1 -o "$answers"'
-show 137 "timeout -s KILL 4 $batch"
+show 137 "$batch & run=\$!
+    while kill -0 \$run && ! [ -s \"\$answers\" ]; do sleep 0.1; done
+    kill -KILL \$run; wait \$run"
 
 printf '\n%s\n' '# the same command goes on, and each row has one answer'
+kept=$(wc -l <"$answers")
 show 0 "$batch"
-show 0 'wc -l <"$answers"'
+rows='sort -u "$answers" | grep -c custom_id'
+show 0 "$rows"
+[ "$kept" -gt 0 ] && [ "$(eval "$rows")" -eq 10 ] || wrong=1
 
 printf '\n'
 exit "$wrong"
