@@ -16,20 +16,17 @@ from hypothesis import strategies as st
 from rows import Row, get_prompt
 from server import ReceivedRequest, ReplayServer, Reply, completion
 
+from kimi_cli.batch.readers import read_jsonl, split_lines
 from kimi_cli.batch.records import (
     BODY_FIELDS,
-    FORMATS,
     BadRecord,
     Record,
-    Result,
     Shape,
-    encode_results,
     fill_template,
     make_record,
-    read_jsonl,
     read_records,
-    split_lines,
 )
+from kimi_cli.batch.results import FORMATS, Result, encode_results
 
 SHAPE = Shape({"model": "kimi-k2.5"})
 

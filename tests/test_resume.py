@@ -20,7 +20,8 @@ from rows import Row, echo, get_prompt, list_ids, list_prompts, make_rows, read_
 from server import ReceivedRequest, ReplayServer, Reply, Stall, refusal
 
 from kimi_cli.batch.ledger import Ledger, is_failed, read_done
-from kimi_cli.batch.records import Result, Shape, encode_results, make_record
+from kimi_cli.batch.records import Shape, make_record
+from kimi_cli.batch.results import Result, encode_results
 from kimi_cli.batch.selection import Shard, parse_shard
 from kimi_cli.errors import BadInput
 

@@ -32,7 +32,8 @@ from kimi_cli.batch.breaker import Breaker
 from kimi_cli.batch.notices import read_notice
 from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.progress import LogProgress
-from kimi_cli.batch.records import Record, Result, Shape, read_records
+from kimi_cli.batch.records import Record, Shape, read_records
+from kimi_cli.batch.results import Result
 from kimi_cli.batch.runner import Plan, Runner
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import ExitStatus, TimedOut

@@ -1,23 +1,19 @@
-"""Input lines become records, records and answers become output lines. No network, no clock.
+"""Rows become records: what is sent for each, and what is kept of it. No network, no clock.
 
-A line is recognised in this order: an OpenAI or Moonshot Batch line, an object with ``messages``,
+A row is recognised in this order: an OpenAI or Moonshot Batch line, an object with ``messages``,
 one with ``prompt``, an array of messages, a string; with a template any object. What is wrong
-with one line is that record's error, never the end of the run.
+with one row is that record's error, never the end of the run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
-
-import jsonlines
+from typing import Any
 
 from kimi_cli.api import codec
-from kimi_cli.api.text import mend_surrogates
-from kimi_cli.errors import BadInput
 
 JSON = dict[str, Any]
 
@@ -58,10 +54,7 @@ BODY_FIELDS = frozenset(
         "safety_identifier",
     ]
 )
-_RESERVED = frozenset(("custom_id", "kimi", "id", "response", "error"))
 _FIELD = r"\{\{|\}\}|\{([^{}]*)\}|[{}]"
-_LONG_NUMBER = r"[0-9]{19}"
-_EXTENDED_LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\u0085": "\\u0085"})
 
 
 class RecordError(Exception):
@@ -312,275 +305,3 @@ def _is_index(name: str, array: list[Any]) -> bool:
 
 def _show(value: Any) -> str:
     return value if isinstance(value, str) else codec.dumps(value)
-
-
-OVERSIZE = b"\0 too long \0"
-"""Stands for a line that is too long; no line of JSON or text is that."""
-_TOO_LONG = ("too_long", "the line is too long; see --max-line")
-_BOM = b"\xef\xbb\xbf"
-_BLOCK = 2**20
-
-
-# Reading ------------------------------------------------------------------------------------
-
-
-def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
-    """Parse JSON Lines; a bad line is yielded as its RecordError, and reading goes on.
-
-    jsonlines' own iterator is dead after the first bad line, so each line is asked for.
-    """
-    reader = jsonlines.Reader(lines, loads=_load)
-    while True:
-        try:
-            yield reader.read(allow_none=True)
-        except EOFError:
-            return
-        except jsonlines.InvalidLineError as error:
-            if error.line == OVERSIZE.decode():
-                yield RecordError(*_TOO_LONG)
-                continue
-            reason = str(error.__cause__ or error).partition(" (line ")[0]
-            yield RecordError("invalid_json", f"the line is not JSON: {reason}")
-
-
-def _load(text: str | bytes) -> Any:
-    """Parse one line; what is nested too deeply to be written again raises ValueError."""
-    line = text if isinstance(text, str) else text.decode()
-    # orjson makes a float of a whole number beyond 64 bits: an id would lose its last digits.
-    value = codec.loads_exactly(line) if re.search(_LONG_NUMBER, line) else codec.loads(line)
-    codec.refuse_depth(value, line)
-    return value
-
-
-def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:
-    """Take each line as a prompt."""
-    for line in lines:
-        try:
-            yield RecordError(*_TOO_LONG) if line == OVERSIZE else line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield RecordError("invalid_text", f"the line is not UTF-8 at byte {error.start}")
-
-
-def read_table(lines: TableLines, delimiter: str) -> Iterator[Any]:
-    """Read CSV rows by header; what is wrong with one row is that row's error.
-
-    Raises BadInput for a header that is none.
-    """
-    import csv  # noqa: PLC0415 - most inputs are JSON Lines
-
-    csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        names = _check_header(next(filter(None, rows), []))
-    except (csv.Error, RecordError) as error:
-        raise BadInput(f"line {lines.number}: the header is not CSV: {error}") from error
-    while True:
-        lines.begin_row()
-        try:
-            if cells := next(rows):
-                yield _name_cells(cells, names)
-        except StopIteration:
-            return
-        except RecordError as error:
-            yield error
-        except csv.Error as error:
-            yield RecordError("bad_row", f"the row is not CSV: {error}")
-
-
-def _check_header(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
-        raise BadInput(f"the header names a column twice: {', '.join(names)}")
-    if any(map(_has_stray_bytes, names)):
-        raise BadInput("the header is not UTF-8")
-    return names
-
-
-def _name_cells(cells: list[str], names: list[str]) -> JSON:
-    if len(cells) != len(names):
-        raise RecordError("bad_row", "the row has not the header's columns")
-    if any(map(_has_stray_bytes, cells)):
-        raise RecordError("invalid_text", "the row is not UTF-8")
-    return dict(zip(names, cells, strict=True))
-
-
-def _has_stray_bytes(text: str) -> bool:
-    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
-
-
-class TableLines:
-    """The lines of a table as csv wants them: text with its ends, and with bytes that are none."""
-
-    def __init__(self, file: BinaryIO, longest: int, note: Callable[[int, int], None]) -> None:
-        """Read *file*, whose rows may have *longest* bytes; *note* is told of each line."""
-        self._file = file
-        self._longest = longest
-        self._note = note
-        self.number = 0
-        """Of the line that was read last, from 1."""
-        self._has_ended = True
-        self.begin_row()
-
-    def begin_row(self) -> None:
-        """Take the next line as the first of a row."""
-        self._size = self._quotes = 0
-
-    def __iter__(self) -> TableLines:
-        """Return itself: after an error it goes on, which a generator would not."""
-        return self
-
-    def __next__(self) -> str:
-        """Return the next line; a row that is too long is passed over, and raises RecordError."""
-        line = self._read(self._longest - self._size + 1)
-        if not line:
-            raise StopIteration
-        if self._size > self._longest:
-            while line and (self._quotes % 2 or not self._has_ended):
-                line = self._read(_BLOCK)
-            raise RecordError(*_TOO_LONG)
-        if self.number == 1:
-            line = line.removeprefix(_BOM)
-        return line.decode("utf-8", "surrogateescape")
-
-    def _read(self, most: int) -> bytes:
-        line = self._file.readline(most)
-        if line:
-            self.number += self._has_ended
-            self._has_ended = line.endswith(b"\n")
-            self._size += len(line)
-            self._quotes += line.count(b'"')
-            self._note(self.number, len(line))
-        return line
-
-
-def split_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of the lines of *file*, blank ones left out, without their ends.
-
-    Bytes are split at LF only: U+2028 and its like are legal inside a JSON string. OVERSIZE
-    stands for a line longer than *longest* bytes, whose rest is never held.
-    """
-    number = 0
-    while line := file.readline(longest + 1):
-        number += 1
-        if len(line) > longest:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(_BLOCK)
-            yield number, OVERSIZE
-            continue
-        if number == 1:
-            line = line.removeprefix(_BOM)
-        line = line.rstrip(b"\r\n")
-        if line and not line.isspace():
-            yield number, line
-
-
-# Writing ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False, repr=False, slots=True)
-class Result:
-    """What became of one record: a reply of the API, or an error of ours; never both."""
-
-    record: Record | BadRecord
-    status: int | None = None
-    request_id: str | None = None
-    document: JSON | None = None
-    error: JSON | None = None
-    lack: str | None = None
-    """What keeps an answer from being whole; see ``find_lack``."""
-    attempts: int = 0
-    milliseconds: int = 0
-
-    @property
-    def choice(self) -> JSON:
-        """The first choice of the answer, empty where there is none."""
-        choices = (self.document or {}).get("choices") or [{}]
-        return choices[0] if isinstance(choices[0], dict) else {}
-
-    @property
-    def message(self) -> JSON:
-        """The message of the first choice."""
-        return self.choice.get("message") or {}
-
-
-def _head(result: Result) -> JSON:
-    """The fields that a later run looks for stand first, so that a scan needs no JSON parser."""
-    flaw = {}
-    if result.error is not None:
-        flaw = {"failed": result.error["class"]}
-    elif result.lack is not None:
-        flaw = {"incomplete": re.sub("[^a-z_]", "_", result.lack)}
-    mark = {
-        "key": result.record.key,
-        **flaw,
-        "row": result.record.number,
-        "attempts": result.attempts,
-        "ms": result.milliseconds,
-    }
-    return {"custom_id": result.record.id, "kimi": mark}
-
-
-def _write_batch(result: Result) -> JSON:
-    """The hosted Batch APIs' line, with ours first and the row's own keys last."""
-    line = _head(result)
-    line["id"] = (result.document or {}).get("id") or f"kimi-{result.record.key}"
-    line["response"] = None
-    if result.status is not None:
-        line["response"] = {
-            "status_code": result.status,
-            "request_id": result.request_id or "",
-            "body": result.document,
-        }
-    line["error"] = result.error
-    carried = result.record.carried if isinstance(result.record, Record) else {}
-    beside = {key: value for key, value in carried.items() if key not in _RESERVED}
-    if inside := _find_hidden(result.record.id, carried):
-        line["kimi"]["carried"] = inside
-    return line | beside
-
-
-def _find_hidden(name: str, carried: JSON) -> JSON:
-    """Return the row's own keys whose places in the line are taken."""
-    return {
-        key: value
-        for key, value in carried.items()
-        if key in _RESERVED and not (key in ("custom_id", "id") and str(value) == name)
-    }
-
-
-def _write_flat(result: Result) -> JSON:
-    message = result.message
-    return _head(result) | {
-        "content": message.get("content"),
-        "reasoning": message.get("reasoning_content") or message.get("reasoning"),
-        "finish_reason": result.choice.get("finish_reason"),
-        "usage": (result.document or {}).get("usage"),
-        "error": result.error,
-    }
-
-
-def _write_merge(result: Result) -> JSON:
-    row = {
-        key: value for key, value in result.record.row.items() if key not in ("custom_id", "kimi")
-    }
-    answer = _write_flat(result)
-    return _head(result) | row | {"kimi_response": {k: answer[k] for k in list(answer)[2:]}}
-
-
-def _write_text(result: Result) -> Any:
-    return result.message.get("content") if result.error is None else None
-
-
-FORMATS: dict[str, Callable[[Result], Any]] = {
-    "batch": _write_batch,
-    "flat": _write_flat,
-    "merge": _write_merge,
-    "text": _write_text,
-}
-"""The output formats by name; options, help and completion read this table."""
-
-
-def encode_results(results: Iterable[Result], style: str) -> bytes:
-    """Return one output line a result, line feeds included: UTF-8, safe for naive readers."""
-    lines = (codec.dumps(FORMATS[style](result)) for result in results)
-    text = "".join(f"{line}\n" for line in lines).translate(_EXTENDED_LINE_ENDS)
-    return mend_surrogates(text).encode()

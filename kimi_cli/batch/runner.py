@@ -17,16 +17,16 @@ from itertools import count
 from queue import Empty, SimpleQueue
 
 from kimi_cli.api.channel import Channel
-from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused, Verdict
-from kimi_cli.api.replies import check_status, read_answer
 from kimi_cli.api.retry import RetryPolicy, is_transient
 from kimi_cli.batch.breaker import Breaker
 from kimi_cli.batch.gauges import Ticket
 from kimi_cli.batch.intake import Intake
+from kimi_cli.batch.jobs import Job, Outcome, attempt, blame, fail
 from kimi_cli.batch.notices import Kind, Notice, read_notice
 from kimi_cli.batch.pace import Pace
-from kimi_cli.batch.records import BadRecord, Record, Result
+from kimi_cli.batch.records import BadRecord, Record
+from kimi_cli.batch.results import Result
 from kimi_cli.batch.sinks import Sink
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import ExitStatus, KimiError, NotTheApi, StreamTruncated, TimedOut
@@ -66,38 +66,6 @@ class Plan:
     max_error_share: float | None = None
     max_tokens: int | None = None
     deadline: float | None = None
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Job:
-    """One row on its way: how often it was tried, and how often the service was too busy."""
-
-    record: Record
-    tokens: float
-    attempts: int = 0
-    overloads: int = 0
-    sent: int = 0
-    ticket: Ticket | None = None
-    channel: Channel | None = None
-    began: float = 0.0
-
-    def abort(self) -> None:
-        """End the attempt that is under way."""
-        if self.channel is not None:
-            self.channel.abort(self.record.payload)
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Outcome:
-    """What came back for a job: a document with its HTTP status, or an error."""
-
-    job: Job
-    at: float
-    status: int = 0
-    request_id: str | None = None
-    document: JSON | None = None
-    lack: str | None = None
-    error: KimiError | None = None
 
 
 class Runner:
@@ -247,7 +215,7 @@ class Runner:
             if not isinstance(record, BadRecord):
                 break
             self.tally.failed += 1
-            bad.append(_blame(record))
+            bad.append(blame(record))
         if bad:
             self._sink.write(bad)
         return None if record is None else Job(record, self._estimate_tokens(record))
@@ -303,7 +271,7 @@ class Runner:
         channel = self._open_channel()
         while (job := self._jobs.get()) is not None:
             job.channel = channel
-            self._outcomes.put(_attempt(job, channel))
+            self._outcomes.put(attempt(job, channel))
         channel.close()
 
     def _take_outcomes(self, seconds: float) -> None:
@@ -339,7 +307,7 @@ class Runner:
             self._breaker.note(outcome.at, good=False)
         if not is_transient(error) and not isinstance(error, NotTheApi):
             self.stop(str(error), error.status, drain=_DRAIN)
-            self._sink.defer(_fail(outcome, "transient"))
+            self._sink.defer(fail(outcome, "transient"))
         else:
             self._try_again(outcome)
         return []
@@ -380,7 +348,7 @@ class Runner:
         if verdict in _FATAL:
             self.pace.fail(outcome.at)
             self.stop(str(error), _FATAL[verdict], drain=_DRAIN)
-            self._sink.defer(_fail(outcome, "transient"))
+            self._sink.defer(fail(outcome, "transient"))
             return []
         if verdict is Verdict.SERVER_FAILED:
             self.pace.fail(outcome.at)
@@ -394,7 +362,7 @@ class Runner:
             self._suspect(outcome)
             return []
         self.tally.failed += 1
-        return [_fail(outcome, "permanent")]
+        return [fail(outcome, "permanent")]
 
     def _judge_load(self, outcome: Outcome, error: Refused, ticket: Ticket) -> None:
         """Learn from a refusal for load, which costs a row no attempt."""
@@ -431,7 +399,7 @@ class Runner:
     def _give_up(self, outcome: Outcome) -> None:
         """Leave the row to the next run."""
         self.tally.deferred += 1
-        self._sink.defer(_fail(outcome, "transient"))
+        self._sink.defer(fail(outcome, "transient"))
 
     def _suspect(self, outcome: Outcome) -> None:
         """Hold a row back whose refusal speaks of every row, if this was a wrong model or URL."""
@@ -454,7 +422,7 @@ class Runner:
         for outcome in suspects:
             if isinstance(outcome.error, Refused):
                 self.tally.failed += 1
-                results.append(_fail(outcome, "permanent"))
+                results.append(fail(outcome, "permanent"))
             else:
                 self._give_up(outcome)
         return results
@@ -499,48 +467,3 @@ class Runner:
         for job in self._flying.values():
             if now - job.began > self._plan.timeout:
                 job.abort()
-
-
-def _attempt(job: Job, channel: Channel) -> Outcome:
-    """Send *job* once."""
-    try:
-        reply = channel.post(job.record.payload)
-        check_status(reply)
-        document = read_answer(reply)
-        lack = find_lack(document)
-    except KimiError as error:
-        return Outcome(job, time.monotonic(), error=error)
-    except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
-        return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
-    request_id = reply.header("x-request-id") or reply.header("x-trace-id")
-    return Outcome(job, time.monotonic(), reply.status, request_id, document, lack)
-
-
-def _fail(outcome: Outcome, kind: str) -> Result:
-    """Make the result of a row that got no answer."""
-    job, error = outcome.job, outcome.error
-    refusal = error.refusal if isinstance(error, Refused) else None
-    shown = {
-        "code": (refusal.code if refusal else None) or type(error).__name__,
-        "message": str(error),
-        "class": kind,
-    }
-    status = refusal.http_status if refusal else None
-    body = {"error": {"code": refusal.code, "message": refusal.message}} if refusal else None
-    took = int(1000 * (outcome.at - job.began))
-    trace = refusal.trace_id if refusal else None
-    return Result(
-        job.record,
-        status,
-        trace,
-        body,
-        shown,
-        attempts=job.attempts + 1,
-        milliseconds=took,
-    )
-
-
-def _blame(record: BadRecord) -> Result:
-    """Make the result of a row that cannot be sent."""
-    error = {"code": record.code, "message": record.message, "class": "permanent"}
-    return Result(record, error=error)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from kimi_cli.batch.ledger import Ledger, read_head, rewrite
-from kimi_cli.batch.records import Result, encode_results
+from kimi_cli.batch.results import Result, encode_results
 from kimi_cli.errors import OutputClosed, OutputFailed
 from kimi_cli.terminal import write_whole
 

@@ -10,14 +10,8 @@ from io import BufferedReader
 from stat import S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 
-from kimi_cli.batch.records import (
-    RecordError,
-    TableLines,
-    read_jsonl,
-    read_lines,
-    read_table,
-    split_lines,
-)
+from kimi_cli.batch.readers import TableLines, read_jsonl, read_lines, read_table, split_lines
+from kimi_cli.batch.records import RecordError
 from kimi_cli.errors import BadInput, MissingInput
 
 STDIN = "-"

@@ -19,7 +19,8 @@ import click
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.pace import HIGHEST, START, Pace
 from kimi_cli.batch.progress import KINDS
-from kimi_cli.batch.records import FORMATS, BadRecord, Shape
+from kimi_cli.batch.records import BadRecord, Shape
+from kimi_cli.batch.results import FORMATS
 from kimi_cli.batch.runner import POLICY, Plan, Runner
 from kimi_cli.batch.selection import Rules, Shard, parse_shard
 from kimi_cli.batch.sinks import name_errors
