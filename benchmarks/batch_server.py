@@ -1,16 +1,19 @@
 """A loopback chat-completion server in a process of its own, fast enough to measure clients with.
 
     python batch_server.py [--delay S] [--concurrency N] [--rate N --period S] [--dialect D]
+                           [--slots N]
 
-It prints its port. A limit that is reached is refused with 429: in Moonshot's words, number and
-misleading hint included, or (silent) in words that tell nothing. ``GET /stats`` returns what it
-saw; moments in it are on the monotonic clock, which all processes of a machine share.
+It prints its port. With slots, so many answers are made at once, and further requests queue. A
+limit that is reached is refused with 429: in Moonshot's words, number and misleading hint included,
+or (silent) in words that tell nothing. ``GET /stats`` returns what it saw; moments in it are on
+the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import heapq
 import json
 import time
 from collections import deque
@@ -51,8 +54,19 @@ class Account:
         self._period: float = options.period
         self._moonshot = options.dialect == "moonshot"
         self._admitted: deque[float] = deque()
+        self._free: list[float] | None = [0.0] * options.slots if options.slots else None
+        """When each slot is free again."""
         self.running = 0
         self.seen = {"connections": 0, "answered": 0, "refused": 0, "first": 0.0}
+
+    def find_delay(self) -> float:
+        """Return the seconds until the answer to one more request."""
+        if self._free is None:
+            return self.delay
+        now = time.monotonic()
+        done = max(now, heapq.heappop(self._free)) + self.delay
+        heapq.heappush(self._free, done)
+        return done - now
 
     def refuse(self) -> bytes | None:
         """Return the refusal of one more request, or None and count it."""
@@ -117,7 +131,7 @@ class Conversation(asyncio.Protocol):
             self._transport.write(refusal)
         elif account.delay:
             account.running += 1
-            self._later(account.delay, self._answer)
+            self._later(account.find_delay(), self._answer)
         else:
             self._seen["answered"] += 1
             self._transport.write(_REPLY)
@@ -143,6 +157,7 @@ if __name__ == "__main__":
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--concurrency", type=int)
     parser.add_argument("--rate", type=int)
+    parser.add_argument("--slots", type=int)
     parser.add_argument("--period", type=float, default=60.0)
     parser.add_argument("--dialect", choices=["moonshot", "silent"], default="silent")
     asyncio.run(serve(parser.parse_args()))
