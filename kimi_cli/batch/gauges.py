@@ -23,7 +23,7 @@ _GAIN = 1.25
 """What twice as many at once must bring, as a multiple of what came before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Ticket:
     """One admitted request: when it left (monotonic s), and the tokens reserved for it."""
 

@@ -13,7 +13,7 @@ from kimi_cli.errors import ExitStatus
 _SAMPLES = 10_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outlook:
     """What to do about rows that are left; it depends on where the output went."""
 
@@ -21,7 +21,7 @@ class Outlook:
     after_attempts: str = "the same command asks for them again"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Tally:
     """Counts of one run; tokens as the service reports them."""
 
