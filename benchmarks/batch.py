@@ -333,7 +333,6 @@ def measure_queue(bench: Bench) -> None:
     bench.judge(f"{name}: what a row takes", waited / delay, "<= 2.5")
 
 
-
 def measure_accounts(bench: Bench) -> None:
     """How near to the bound a run comes that is told nothing of the account's limits."""
     for account in ACCOUNTS[1:3] if bench.quick else ACCOUNTS:

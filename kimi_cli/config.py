@@ -96,8 +96,21 @@ def find_folder(environment: Mapping[str, str], variable: str, default: str) -> 
     """Return our folder under an XDG base folder; a relative value is ignored, as XDG has it."""
     base = environment.get(variable, "")
     if not os.path.isabs(base):
-        base = os.path.join(environment.get("HOME") or os.path.expanduser("~"), default)
+        base = os.path.join(_find_home(environment), default)
     return Path(base) / "kimi"
+
+
+def _find_home(environment: Mapping[str, str]) -> str:
+    """Return the home folder; cron and containers may leave HOME out, or empty."""
+    home = environment.get("HOME", "")
+    if os.path.isabs(home):
+        return home
+    import pwd  # noqa: PLC0415 - nearly everybody has a HOME
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
 
 
 def read_config(path: Path) -> ConfigFile:

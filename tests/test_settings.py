@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,14 @@ def test_relative_folders_are_ignored() -> None:
     """As the XDG specification has it."""
     environment = {"XDG_CONFIG_HOME": "here", "HOME": "/home/me"}
     assert find_config_path(environment) == Path("/home/me/.config/kimi/config.toml")
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_a_useless_home_is_looked_up(home: str | None) -> None:
+    """Cron and containers may leave HOME out: the user's own folder is known all the same."""
+    environment = {} if home is None else {"HOME": home}
+    expected = Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/kimi/config.toml")
+    assert find_config_path(environment) == expected
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ class Tally:
         parts = [
             f"{self.answered} answered",
             f"{self.failed} failed",
-            f"{self.skipped} done before",
+            f"{self.skipped} done before" + self._tell_flaws_before(),
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
@@ -125,6 +125,17 @@ class Tally:
             shown = ", ".join(f"{number} for {kind}" for kind, number in self.refusals.items())
             parts.append(f"refused {shown}")
         return "; ".join(parts)
+
+    def _tell_flaws_before(self) -> str:
+        flaws = [
+            f"{number} {word}"
+            for number, word in (
+                (self.failed_before, "failed"),
+                (self.incomplete_before, "incomplete"),
+            )
+            if number
+        ]
+        return f" ({', '.join(flaws)})" if flaws else ""
 
     def explain(self) -> str:
         """Return why the exit status is not 0, and what to do."""
