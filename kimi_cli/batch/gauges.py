@@ -218,10 +218,10 @@ class _Octave:
 
     def compare(self, before: _Octave) -> float:
         """Return how many times as much comes in a second as *before*, by Little's law."""
-        amounts = self._amount / max(1e-9, before._amount)
-        places = (self._places / self.answers) / (before._places / before.answers)
-        return amounts * places * before._seconds / max(1e-9, self._seconds)
+        by_tokens = self._tokens and before._tokens
+        return self._find_speed(by_tokens) / max(1e-9, before._find_speed(by_tokens))
 
-    @property
-    def _amount(self) -> float:
-        return self._tokens or float(self.answers)
+    def _find_speed(self, by_tokens: float) -> float:
+        """Return the tokens, or the answers, a second of as many requests as were in flight."""
+        amount = self._tokens if by_tokens else self.answers
+        return self._places / self.answers * amount / max(1e-9, self._seconds)
