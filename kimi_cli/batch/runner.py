@@ -231,7 +231,8 @@ class Runner:
     def _has_all_rows(self) -> bool:
         """Admit no fresh row at --max-rows; stop there, unless the input ends there as well."""
         plan, tally = self._plan, self.tally
-        admitted = tally.finished + tally.deferred + len(self._flying) + len(self._waiting)
+        admitted = tally.finished + tally.deferred
+        admitted += len(self._flying) + len(self._waiting) + len(self._suspects)
         if plan.max_rows is None or admitted < plan.max_rows:
             return False
         if not self._flying and not self._waiting and self._take_record() is not None:
@@ -307,7 +308,7 @@ class Runner:
             self._breaker.note(outcome.at, good=False)
         if not is_transient(error) and not isinstance(error, NotTheApi):
             self.stop(str(error), error.status, drain=_DRAIN)
-            self._sink.defer(fail(outcome, "transient"))
+            self._give_up(outcome)
         else:
             self._try_again(outcome)
         return []
@@ -348,7 +349,7 @@ class Runner:
         if verdict in _FATAL:
             self.pace.fail(outcome.at)
             self.stop(str(error), _FATAL[verdict], drain=_DRAIN)
-            self._sink.defer(fail(outcome, "transient"))
+            self._give_up(outcome)
             return []
         if verdict is Verdict.SERVER_FAILED:
             self.pace.fail(outcome.at)
@@ -408,9 +409,10 @@ class Runner:
             self._accuse(outcome)
 
     def _accuse(self, last: Outcome) -> None:
-        """Nothing was answered, and this is why: it concerns every row."""
+        """Nothing was answered, and this is why: it concerns every row, whatever ended the run."""
         assert last.error is not None  # noqa: S101 - it failed
         self.stop(str(last.error), last.error.status, drain=_DRAIN)
+        self.tally.stop_reason, self.tally.stop_status = str(last.error), last.error.status
         suspects, self._suspects = self._suspects, []
         for outcome in suspects:
             self._give_up(outcome)
