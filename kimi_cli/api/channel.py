@@ -8,6 +8,7 @@ certificates.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import zlib
@@ -61,6 +62,7 @@ class Channel:
         self._connect = connect
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._poll = select.poll()
         self._posting: bytes | None = None
         self._aborted = False
         complete = transport.complete_headers(Call("POST", path, headers))
@@ -79,7 +81,7 @@ class Channel:
         with self._lock:
             self._posting, self._aborted = body, False
         try:
-            return self._post(body)
+            return self._receive(self._send(body))
         except (HTTPException, HTTPError, OSError) as error:
             connecting = self._connection is None
             self.close()
@@ -92,18 +94,6 @@ class Channel:
         finally:
             with self._lock:
                 self._posting = None
-
-    def _post(self, body: bytes) -> WholeReply:
-        """A kept connection that proves closed before any byte of a reply is replaced once."""
-        kept = self._connection is not None
-        try:
-            response = self._send(body)
-        except ConnectionError:
-            if not kept or self._aborted:
-                raise
-            self.close()
-            response = self._send(body)
-        return self._receive(response)
 
     def abort(self, body: bytes) -> None:
         """End the call in which another thread posts this very *body*, if it still does."""
@@ -148,11 +138,19 @@ class Channel:
         return WholeReply(response.status, data, response.msg)
 
     def _open(self) -> socket.socket:
-        """Return the socket of the connection, opening it when there is none."""
+        """Return the socket of the connection, opening it when there is none.
+
+        On one that was kept nothing can have come but its end: it is replaced, before anything is
+        sent. What breaks later may have been taken by the host, and must not be sent again unasked.
+        """
+        if self._connection is not None and self._poll.poll(0):
+            self.close()
         if self._connection is None:
             connection = self._transport.connect(self._connect)
             with self._lock:
                 self._connection = connection
+            self._poll = select.poll()
+            self._poll.register(connection.sock, select.POLLIN)
             if self._aborted:
                 raise ConnectionAbortedError("given up while connecting")
         kept: socket.socket = self._connection.sock
@@ -163,9 +161,8 @@ def _read_bounded(response: HTTPResponse, limit: int) -> bytes:
     """Return the body, or of a larger one a little more than *limit* bytes."""
     if response.length is not None and response.length <= limit:
         return response.read()
-    if response.chunked:
-        return response.read(limit + 1)
+    # Only read1 is bounded whatever the sizes of chunks are: very small, or below nothing.
     data = bytearray()
-    while len(data) <= limit and (piece := response.read(_PIECE)):
+    while len(data) <= limit and (piece := response.read1(_PIECE)):
         data += piece
     return bytes(data)

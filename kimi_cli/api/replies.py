@@ -101,6 +101,7 @@ def _explain_status(reply: Readable) -> KimiError:
         body = reply.read(ERROR_LIMIT)
     try:
         document: Any = codec.loads(body)
+        codec.refuse_depth(document, body)
     except ValueError:
         document = {"message": _quote(re.sub(_MARKUP, b" ", body))}
     return refuse(reply, document)

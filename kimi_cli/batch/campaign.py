@@ -14,7 +14,7 @@ from kimi_cli.batch.ledger import Done, Ledger, drop_lines, is_failed, read_done
 from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
 from kimi_cli.batch.runner import Plan, Runner
-from kimi_cli.batch.selection import Rules, find_changes, refuse_wrong_input, select
+from kimi_cli.batch.selection import Changes, Rules, find_changes, refuse_wrong_input, select
 from kimi_cli.batch.sinks import (
     LedgerSink,
     OrderedSink,
@@ -143,10 +143,8 @@ class Campaign:
             raise BadInput("--on-change redo reads the input twice; name a file, not a pipe")
         if self.source.is_lasting and (done.failed or (redo and done)):
             changes = find_changes(self.read_all(), done)
-            if changes.ids:
-                tests.append(
-                    lambda line: (redo or is_failed(line)) and changes.replace(*read_head(line))
-                )
+            if changes:
+                tests.append(lambda line: _is_replaced(line, changes, redo=redo))
         return tests
 
     def _check_files(self) -> None:
@@ -167,14 +165,27 @@ class Campaign:
         for path in [*ours, *filter(None, [self.summary])]:
             if path.exists() and self.source.holds(path.stat()):
                 raise BadInput(f"{path} is the input; name another file")
-        if self.summary is not None and any(_is_same(self.summary, path) for path in ours):
-            raise BadInput(f"{self.summary} is the output; name another file with --summary")
+        if self.summary is not None:
+            self._check_summary(self.summary, ours)
+
+    def _check_summary(self, summary: Path, ours: list[Path]) -> None:
+        """Refuse to write the figures over answers."""
+        others = [*ours, *_find_files(self.done_from, lambda message: None)]
+        if output := next((path for path in others if _is_same(summary, path)), None):
+            raise BadInput(f"{summary} is {output}; name another file with --summary")
+        if summary.is_file() and os.path.samestat(summary.stat(), os.fstat(1)):
+            raise BadInput(f"{summary} is standard output; name another file with --summary")
 
 
 def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other) or (
         one.exists() and other.exists() and one.samefile(other)
     )
+
+
+def _is_replaced(line: bytes, changes: Changes, *, redo: bool) -> bool:
+    failed = is_failed(line)
+    return (redo or failed) and changes.replace(*read_head(line), failed=failed)
 
 
 def _find_files(patterns: Iterable[str], notify: Callable[[str], None]) -> Iterator[Path]:

@@ -119,7 +119,7 @@ def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadReco
 def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
     """Make a record of one parsed *row*."""
     source = row if isinstance(row, dict) else {}
-    name, identifier = None, f"row-{number}"
+    name, identifier = None, name_by_place(number)
     try:
         if isinstance(row, RecordError):
             raise row
@@ -143,6 +143,11 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         name is not None,
         most if isinstance(most, int) else None,
     )
+
+
+def name_by_place(number: int) -> str:
+    """Return the id of a row that has none of its own."""
+    return f"row-{number}"
 
 
 def make_key(payload: bytes, name: str | None) -> str:

@@ -29,10 +29,17 @@ from kimi_cli.batch.records import BadRecord, Record
 from kimi_cli.batch.results import Result
 from kimi_cli.batch.sinks import Sink
 from kimi_cli.batch.tally import Tally
-from kimi_cli.errors import ExitStatus, KimiError, NotTheApi, StreamTruncated, TimedOut
+from kimi_cli.errors import (
+    ExitStatus,
+    KimiError,
+    NotTheApi,
+    OutputFailed,
+    StreamTruncated,
+    TimedOut,
+)
 
 _TICK = 0.2
-_STANDSTILL = 3.0
+_STANDSTILL = 1.0
 """Seconds between two looks at the clock after which this process was stopped, not the service."""
 _DRAIN = 30.0
 """Seconds for requests in flight when the run must end: their answers may be paid for."""
@@ -41,6 +48,8 @@ _LEAST_WEIGHT = 0.1
 """Share of the last answer in the mean of what answers cost."""
 _STACK = 512 * 1024
 _FREE_OVERLOADS = 20
+_COURTESY = 1.0
+"""Seconds of waiting for input after which nothing is held back."""
 _SUSPECTS = 10
 """Rows refused as if by a wrong model or URL that are enough, as long as none is answered."""
 
@@ -103,7 +112,7 @@ class Runner:
         self._workers = 0
         self._order = count()
         self._began = time.monotonic()
-        self._progressed = self._looked = self._began
+        self._progressed = self._looked = self._busy = self._began
         self._leave_at: float | None = None
         self._estimate = 256.0
         self._stopping = False
@@ -123,6 +132,9 @@ class Runner:
                 self._tick(self)
             if self._suspects:
                 self._accuse(self._suspects[-1])
+        except OutputFailed as error:
+            self.tally.stop_reason, self.tally.stop_status = str(error), error.status
+            raise
         finally:
             self.tally.unknown += len(self._flying)
             threading.stack_size(previous)
@@ -436,15 +448,19 @@ class Runner:
         """End attempts that take too long, and the run where a limit says so."""
         now = time.monotonic()
         plan, tally = self._plan, self.tally
-        if not (self._flying or self._waiting or self._next):
+        if self._flying or self._waiting or self._next:
+            self._busy = now
+        else:
             self._progressed = now  # it is the input that keeps us waiting
+            if self._suspects and not self._intake.ended and now - self._busy > _COURTESY:
+                self._sink.write(self._acquit())  # who waits for a line before the next row
         if now - self._looked > _TICK:
             self._abort_late(now)
         if self._stopping:
             return
         if plan.deadline is not None and now - self._began > plan.deadline:
             self.stop("--deadline", ExitStatus.TEMPORARY, drain=plan.timeout)
-        errors = tally.failed + tally.deferred
+        errors = tally.failed + tally.deferred + len(self._suspects)
         share = plan.max_error_share
         if (plan.max_errors is not None and errors > plan.max_errors) or (
             share is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kimi_cli.batch.ledger import Done, HashSet, hash_id
-from kimi_cli.batch.records import BadRecord, Record, repeat_key
+from kimi_cli.batch.records import BadRecord, Record, name_by_place, repeat_key
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import BadInput
 
@@ -175,23 +175,32 @@ class Changes:
     """The ids whose rows ask something else now, and the keys of all that is asked now."""
 
     ids: HashSet
+    places: HashSet
+    """Ids by place whose rows brought no id that could be read, and do now."""
     wanted: HashSet
 
-    def replace(self, name: str, key: bytes) -> bool:
+    def __bool__(self) -> bool:
+        """Tell whether anything has changed."""
+        return bool(self.ids or self.places)
+
+    def replace(self, name: str, key: bytes, *, failed: bool) -> bool:
         """Tell whether a line of that id and key makes room for a new one."""
-        return hash_id(name) in self.ids and key not in self.wanted
+        has_changed = hash_id(name) in self.ids or (failed and hash_id(name) in self.places)
+        return has_changed and key not in self.wanted
 
 
 def find_changes(records: Iterable[Record | BadRecord], done: Done) -> Changes:
     """Compare all *records* with what is done."""
-    changes = Changes(HashSet(8), HashSet(16))
+    changes = Changes(HashSet(8), HashSet(8), HashSet(16))
     for record in records:
-        if isinstance(record, BadRecord):
-            continue
         key = bytes.fromhex(record.key)
         changes.wanted.add(key)
+        if isinstance(record, BadRecord):
+            continue
         if key not in done.keys and (name := hash_id(record.id)) in done.ids:
             changes.ids.add(name)
+        if (place := hash_id(name_by_place(record.number))) in done.ids:
+            changes.places.add(place)
     return changes
 
 
