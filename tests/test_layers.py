@@ -127,7 +127,8 @@ def test_no_code_asks_for_a_profile_by_name(name: str) -> None:
     assert "profile.name ==" not in text
 
 
-FOR_A_CHAT = {"prompt_toolkit", "rich", "kimi_cli.archive", "kimi_cli.conversation"}
+FOR_A_PERSON = {"prompt_toolkit", "rich", "kimi_cli.chat.editor", "kimi_cli.chat.slash"}
+FOR_A_CHAT = {*FOR_A_PERSON, "kimi_cli.archive", "kimi_cli.conversation"}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,7 @@ FOR_A_CHAT = {"prompt_toolkit", "rich", "kimi_cli.archive", "kimi_cli.conversati
         (["ask", "--dry-run", "-S", "x", "hi"], {"requests", "prompt_toolkit", "rich"}),
         (["models"], {"requests", "keyring", "urllib3", *FOR_A_CHAT}),
         (["log"], {"requests", "keyring", "urllib3", "prompt_toolkit"}),
+        (["chat", "--no-auth", "--base-url", "http://127.0.0.1:1", "hi"], FOR_A_PERSON),
     ],
 )
 def test_little_is_loaded(arguments: list[str], unwanted: set[str]) -> None:

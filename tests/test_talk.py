@@ -145,6 +145,8 @@ TYPED = [
     ("漢字 und ü\x7fö 👍\r", "漢字 und ö 👍"),
     ("//etc/hosts\r", "/etc/hosts"),
     ("a\\b\r", "a\\b"),
+    ("ab\\\x1b[D\r", "ab\\"),
+    ("c\\d\x1b[D\r", "c\\d"),
 ]
 
 
@@ -171,8 +173,9 @@ def test_history_is_kept_and_searched(chat: Start, server: ReplayServer, home: P
         screen.see_line("> second thing")
         screen.press("\x03")
         screen.press("\x12first")
-        screen.see("first thing")
-        screen.press("\x07\x03")
+        screen.see("I-search backward: first")
+        screen.press("\r")
+        screen.see_line("> first thing")
     with chat() as screen:
         screen.see_prompt()
         screen.press("\x1b[A\x1b[A")
@@ -186,7 +189,10 @@ def test_history_is_kept_and_searched(chat: Start, server: ReplayServer, home: P
 COMPLETED = [
     ("/us\t", "> /usage"),
     ("/model kimi-k2-i\t", "> /model kimi-k2-instruct-0905"),
+    ("/model kimi-k2-tu\t", "> /model kimi-k2-turbo-preview"),
+    ("/model kimi-k2.7-code-\t", "> /model kimi-k2.7-code-highspeed"),
     ("/file no\t", "> /file notes.txt"),
+    ("/file ~/no\t", "> /file ~/notes.txt"),
     ("/load pla\t", "> /load planning"),
     ("/reasoning h\t", "> /reasoning hide"),
 ]
@@ -506,6 +512,7 @@ def test_edit_opens_the_editor(chat: Start, server: ReplayServer, home: Path) ->
         ({"EDITOR": "'unclosed"}, "cannot run the editor ''unclosed': "),
         ({"EDITOR": "rm"}, "cannot use a file for the editor: No such file"),
         ({"EDITOR": "sh -c 'printf \"\\\\377\" > $0'"}, "what was edited is not UTF-8"),
+        ({"EDITOR": "sh -c 'kill -9 $$'"}, "the editor 'sh -c 'kill -9 $$'' was ended by SIGKILL"),
     ],
 )
 def test_an_editor_that_fails_is_told(chat: Start, variables: dict[str, str], told: str) -> None:
@@ -606,7 +613,7 @@ def test_a_wait_is_shown_and_goes(chat: Start, server: ReplayServer) -> None:
     with chat("--reasoning", "hide") as screen:
         screen.see_prompt()
         screen.enter("question")
-        screen.see("s, about 100 tokens of reasoning")
+        screen.see("1 s, about 100 tokens of reasoning")
         gate.set()
         screen.see("here")
         screen.see_no("tokens of reasoning")
@@ -633,13 +640,26 @@ def test_a_full_context_is_told_before_the_host_refuses(chat: Start, server: Rep
         screen.see("fills 92% of the 262,144 tokens")
 
 
-def test_escapes_are_harmless(chat: Start, server: ReplayServer) -> None:
+def test_escapes_are_harmless(chat: Start, server: ReplayServer, home: Path) -> None:
     """From a model, and from a record."""
     server.script(stream("a\x1b[2Jb\x9bc"))
+    (home / CONVERSATIONS).mkdir(parents=True)
+    lines = [{"role": role, "content": f"{role}\x1b]0;x\x07"} for role in ("system", "user")]
+    record = "".join(json.dumps(line) + "\n" for line in lines)
+    (home / CONVERSATIONS / "mine.jsonl").write_text(record)
     with chat() as screen:
         screen.see_prompt()
         screen.enter("question")
         screen.see("a^[[2Jb<U+009B>c")
+        for typed, told in (
+            ("/load mine", "the last question was: user^[]0;x^G"),
+            ("/system", "system prompt: system^[]0;x^G"),
+            ("/undo", "taken back: user^[]0;x^G"),
+        ):
+            screen.see_prompt()
+            screen.enter(typed)
+            screen.see(told)
+        assert b"\x1b]0;x" not in screen.received
 
 
 MARKDOWN = (

@@ -1,0 +1,434 @@
+"""kimi chat at its edges: odd records, odd keys, other processes, Markdown, and the wait."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from pathlib import Path
+
+import pytest
+import test_log
+import test_talk
+from conftest import Kimi
+from screen import Screen
+from server import Barrier, Mark, ReplayServer, Stall, Wait, stream
+from test_log import Line, assistant, encode, keep, user
+from test_talk import Start, list_contents, read_record
+
+chat, folder = test_talk.chat, test_log.folder
+
+
+def say(screen: Screen, line: str, told: str) -> None:
+    """Type a line at an empty prompt, and see what comes of it."""
+    screen.see_prompt()
+    screen.enter(line)
+    screen.see(told)
+
+
+def list_contents_of(home: Path, name: str) -> list[str]:
+    """What was said in a conversation."""
+    return [line["content"] for line in read_record(home, name)]
+
+
+# The record, and who else writes there
+
+
+def test_an_answer_that_is_not_saved_is_remembered(
+    chat: Start, ask: Kimi, server: ReplayServer, home: Path
+) -> None:
+    """Another process began the latest anew: the chat goes on in memory, and /save writes it."""
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"))
+    with chat() as screen:
+        say(screen, "one", "half")
+        assert ask.pty("theirs", stdin=None).wait().status == 0
+        gate.set()
+        screen.see("the answer is not saved: conversation latest was replaced or removed")
+        say(screen, "two", "re: two")
+        say(screen, "/save mine", "kimi chat -S mine")
+        screen.see_prompt()
+        assert "is not saved" not in screen.text.partition("re: two")[2]
+    said = ["one", "half an answer", "two", "re: two"]
+    assert list_contents(server.requests[-1]) == said[:3]
+    assert list_contents_of(home, "mine") == said
+    assert list_contents_of(home, "latest") == ["theirs", "re: theirs"]
+
+
+def test_an_answer_without_its_file_is_remembered(
+    chat: Start, ask: Kimi, server: ReplayServer, home: Path
+) -> None:
+    """A named one that was removed: nothing more is asked until /save has given it a place."""
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"))
+    log = Kimi(ask.program, ask.environment, ask.folder, ("log",))
+    with chat("-S", "mine") as screen:
+        say(screen, "one", "half")
+        assert log("rm", "mine").status == 0
+        gate.set()
+        screen.see("the answer is not saved: conversation mine was replaced or removed")
+        say(screen, "two", "is not kept; /retry asks again")
+        assert len(server.requests) == 1
+        say(screen, "/save mine", "kimi chat -S mine")
+        assert list_contents_of(home, "mine") == ["one", "half an answer"]
+        say(screen, "/retry", "re: two")
+        screen.see_prompt()
+    said = ["one", "half an answer", "two", "re: two"]
+    assert list_contents(server.requests[-1]) == said[:3]
+    assert list_contents_of(home, "mine") == said
+
+
+def test_the_loser_of_a_turn_is_told_once(chat: Start, ask: Kimi, server: ReplayServer) -> None:
+    """However often others speak while it lasts; the next turn is told of its own."""
+    gate = threading.Event()
+    with chat("-S", "mine") as screen:
+        screen.see_prompt()
+        assert ask("-S", "mine", "before").status == 0
+        server.script(stream("ours", Barrier(gate), " too"))
+        say(screen, "one", "ours")
+        assert ask("-S", "mine", "during").status == 0
+        gate.set()
+        screen.see("ours too")
+        screen.see_prompt()
+        assert screen.received.count(b"went on in another process") == 1
+        assert ask("-S", "mine", "after").status == 0
+        say(screen, "two", "re: two")
+        screen.see_prompt()
+        assert screen.received.count(b"went on in another process") == 2
+    assert list_contents(server.requests[-1])[::2] == ["before", "one", "during", "two"]
+
+
+def test_only_what_was_known_is_taken_back(chat: Start, ask: Kimi, home: Path) -> None:
+    """After another process spoke /undo says so; repeated, it takes back what was said there."""
+    with chat("-S", "mine") as screen:
+        say(screen, "one", "re: one")
+        assert ask("-S", "mine", "theirs").status == 0
+        say(screen, "/undo", "went on in another process, and nothing was taken back")
+        said = ["one", "re: one", "theirs", "re: theirs"]
+        assert list_contents_of(home, "mine") == said
+        say(screen, "/undo", "taken back: theirs")
+        assert list_contents_of(home, "mine") == said[:2]
+        say(screen, "/undo", "taken back: one")
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "title"),
+    [
+        ([assistant("Hello!")], "Hello!"),
+        ([user([IMAGE]), assistant("A cat.")], "[image_url]"),
+        ([user([{"type": "text", "text": "What?"}, IMAGE]), assistant("A cat.")], "What?"),
+    ],
+    ids=["answer", "image", "text and image"],
+)
+def test_what_cannot_be_asked_again_stays(
+    chat: Start, server: ReplayServer, folder: Path, lines: list[Line], title: str
+) -> None:
+    """/retry says why and deletes nothing; /undo takes it back."""
+    path = keep(folder, "mine", *lines)
+    with chat("-S", "mine") as screen:
+        say(screen, "/retry", "the last turn has no question of text alone; /undo takes it back")
+        screen.see_prompt()
+        assert path.read_bytes() == encode(*lines)
+        say(screen, "/undo", f"taken back: {title}")
+        assert path.read_bytes() == b""
+        say(screen, "/retry", "there is nothing to ask again")
+    assert not server.requests
+
+
+def test_half_a_character_is_copied(chat: Start, folder: Path) -> None:
+    """Where another program escaped it inside a part of the answer."""
+    parts = assistant([{"type": "text", "text": "a\ud83d"}])
+    keep(folder, "mine", user("q"), json.dumps(parts).encode() + b"\n")
+    with chat("-S", "mine") as screen:
+        say(screen, "/copy", "handed to the terminal's clipboard")
+    data = base64.b64encode("a\ufffd".encode())
+    assert b"\x1b]52;c;" + data + b"\x07" in screen.received
+
+
+def test_a_loaded_conversation_brings_its_manner(
+    chat: Start, server: ReplayServer, folder: Path
+) -> None:
+    """Model and options are in force again, in place of those of the chat."""
+    manner = {"profile": "acedata", "base_url": server.url, "model": "kimi-k3"}
+    keep(folder, "mine", user("q", **manner, options={"seed": 7}), assistant("a"))
+    with chat("--temperature", "1") as screen:
+        say(screen, "/load mine", "1 turn; the last question was: q")
+        say(screen, "/model", "model kimi-k3")
+        say(screen, "one", "re: one")
+    sent = {key: value for key, value in server.requests[0].json.items() if key != "messages"}
+    assert sent == {"model": "kimi-k3", "seed": 7, "stream": True}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_new_conversation_keeps_the_system_prompt(
+    chat: Start, server: ReplayServer, home: Path, asked: bool
+) -> None:
+    """Whether or not a question was asked with it before."""
+    with chat("--system", "Be brief.") as screen:
+        if asked:
+            say(screen, "one", "re: one")
+        say(screen, "/new", "a new conversation")
+        say(screen, "two", "re: two")
+        screen.see_prompt()
+    assert list_contents(server.requests[-1]) == ["Be brief.", "two"]
+    assert list_contents_of(home, "latest") == ["Be brief.", "two", "re: two"]
+
+
+# The model and its options
+
+
+def test_a_model_that_is_named_as_a_field_is_the_model(
+    chat: Start, server: ReplayServer, home: Path
+) -> None:
+    """For /model, the record, and whether reasoning is sent back."""
+    server.script(stream("yes", reasoning=["Hm."]))
+    with chat("-O", 'model="x"') as screen:
+        screen.see("model x; /help lists commands")
+        say(screen, "/model", "\nmodel x\n")
+        say(screen, '/option model="kimi-k3"', "\nmodel kimi-k3\n")
+        say(screen, "/option", "no options are set")
+        say(screen, "one", "yes")
+        say(screen, "two", "re: two")
+    first, second = (request.json for request in server.requests)
+    assert (first["model"], second["model"]) == ("kimi-k3", "kimi-k3")
+    assert second["messages"][1] == assistant("yes", reasoning_content="Hm.")
+    question = read_record(home)[0]
+    assert (question["model"], question.get("options")) == ("kimi-k3", None)
+
+
+def test_reasoning_is_shown_on_request(chat: Start, server: ReplayServer) -> None:
+    """From the next answer on."""
+    server.script(stream("no", reasoning=["Secret."]), stream("yes", reasoning=["Hm, well."]))
+    with chat("--reasoning", "hide") as screen:
+        say(screen, "one", "no")
+        screen.see_prompt()
+        screen.enter("/reasoning show")
+        say(screen, "two", "Hm, well.")
+        screen.see_prompt()
+        assert "Secret." not in screen.text
+
+
+def test_a_long_question_is_told_before_it_is_asked(
+    chat: Start, server: ReplayServer, home: Path
+) -> None:
+    """That it fills the window together with what was said before."""
+    gate = threading.Event()
+    (home / "long.txt").write_text("x" * 140_000)
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 200_000}
+    server.script(stream("fine", usage=usage), stream(Barrier(gate), "done", usage=None))
+    with chat() as screen:
+        say(screen, "one", "fine")
+        say(screen, "/file long.txt", "long.txt goes with the next question")
+        assert b"fills" not in screen.received
+        say(screen, "two", "fills 94% of the 262,144 tokens that kimi-k2.5 reads")
+        gate.set()
+        screen.see("done")
+
+
+# What is typed
+
+
+@pytest.mark.parametrize("keys", ["a\0b", "/file a\0b", "/edit a\0b", "//a\0b"])
+def test_nul_bytes_are_told(chat: Start, server: ReplayServer, keys: str) -> None:
+    """In one line; nothing is asked, and the chat goes on."""
+    with chat(env={"EDITOR": "true"}) as screen:
+        screen.see_prompt()
+        screen.press(f"\x1b[200~{keys}\x1b[201~\r")
+        screen.see("kimi: what was typed holds NUL bytes: it looks binary")
+        say(screen, "words", "re: words")
+    assert [list_contents(request) for request in server.requests] == [["words"]]
+
+
+WORDS = [
+    ("/model\x1b\rfoo", "model foo"),
+    ("/system\x1b\rBe brief.", "system prompt: Be brief."),
+    ("/HELP", "there is no command /HELP; did you mean /help?"),
+    ("/q", "there is no command /q; did you mean /exit?"),
+    ("/quit", "there is no command /quit; did you mean /exit?"),
+    ("/bye", "there is no command /bye; did you mean /exit?"),
+    ("/clear", "there is no command /clear; did you mean /new?"),
+    ("/option =1", "kimi: invalid value: '=1' is not KEY=JSON"),
+    ("/option stop=漢", 'stop="漢"'),
+]
+
+
+def test_odd_words_are_understood(chat: Start, server: ReplayServer) -> None:
+    """A line feed behind a command is a space; what other programs call it is known."""
+    with chat() as screen:
+        for typed, told in WORDS:
+            say(screen, typed, told)
+        say(screen, "hello", "re: hello")
+    request = server.requests[0].json
+    assert (request["model"], request["stop"]) == ("foo", "漢")
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "sent"),
+    [
+        (("--encoding", "latin-1"), b"caf\xe9\n", "café"),
+        (("--replace-invalid",), b"caf\xe9\n", "caf\ufffd"),
+        (("--max-input", "5"), b"12345", "12345"),
+    ],
+)
+def test_files_are_read_as_the_command_says(
+    chat: Start, server: ReplayServer, home: Path, options: tuple[str, ...], data: bytes, sent: str
+) -> None:
+    """Those of /file, too, be they below the home folder."""
+    (home / "x.txt").write_bytes(data)
+    with chat(*options) as screen:
+        say(screen, "/file ~/x.txt", "~/x.txt goes with the next question")
+        say(screen, "one", "re: one")
+    assert list_contents(server.requests[0]) == [f"one\n\n{home}/x.txt:\n{sent}"]
+
+
+def test_a_file_that_is_too_large_is_told(chat: Start, server: ReplayServer, home: Path) -> None:
+    """By the limit of the command; nothing of it goes with the next question."""
+    (home / "x.txt").write_bytes(b"123456")
+    with chat("--max-input", "5") as screen:
+        say(screen, "/file x.txt", "x.txt is larger than 5 bytes; see --max-input")
+        say(screen, "one", "re: one")
+    assert list_contents(server.requests[0]) == ["one"]
+
+
+# Markdown
+
+
+def cut(text: str, size: int) -> list[str]:
+    """The pieces in which a text comes."""
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+LINKS = (
+    "[a]: https://example.org/first\n\nSee [the guide][a], [b], and [c](https://example.org/third)."
+    "\n\n[b]: https://example.org/second 'Title'\n\nEnd."
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 1000])
+def test_addresses_stay_on_the_screen(chat: Start, server: ReplayServer, size: int) -> None:
+    """Those of links, and those that are defined on lines of their own, however it is cut."""
+    server.script(stream(*cut(LINKS, size)))
+    with chat("--markdown") as screen:
+        say(screen, "question", "End.")
+        for words in ("[a]:", "first", "the guide", "[b]:", "second", "third"):
+            assert words in screen.text
+        assert screen.text.count("https://example.org/") == 3
+
+
+def test_long_words_in_tables_are_folded(chat: Start, server: ReplayServer) -> None:
+    """On a narrow screen; none is cut off."""
+    rows = "".join(f"| {letter * 50} | {number} |\n" for number, letter in enumerate("XYZ"))
+    server.script(stream(f"| Word | Number |\n|---|---|\n{rows}\nEnd."))
+    with chat("--markdown", columns=40) as screen:
+        say(screen, "question", "End.")
+        assert [screen.text.count(letter) for letter in "XYZ"] == [50, 50, 50]
+        assert "…" not in screen.text
+
+
+def test_an_interrupt_shows_the_open_block_as_it_is(
+    chat: Start, server: ReplayServer, home: Path
+) -> None:
+    """Rendering it would keep who has stopped it waiting."""
+    server.script(stream("# Head\n\nSome **bold** wo", Stall()))
+    with chat("--markdown") as screen:
+        say(screen, "question", "Head")
+        screen.press("\x03")
+        screen.see("kimi: stopped; /retry asks again")
+        shown = screen.lines[screen.lines.index("Some **bold** wo") :]
+        assert shown[1] == "kimi: stopped; /retry asks again"
+        screen.see_prompt()
+        assert "# Head" not in screen.text
+    assert read_record(home)[1]["content"] == "# Head\n\nSome **bold** wo"
+
+
+@pytest.mark.parametrize("size", [3, 50])
+def test_a_long_list_is_complete(chat: Start, server: ReplayServer, size: int) -> None:
+    """Each of its items is there once and in order, though it is not looked at with each line."""
+    text = "".join(f"- item {number} of *many*\n" for number in range(500))
+    server.script(stream(*cut(f"Before.\n\n{text}\nEnd.", size)))
+    with chat("--markdown") as screen:
+        say(screen, "question", "End.")
+        shown = re.sub(rb"\x1b\[[0-9;]*m", b"", screen.received)
+        assert re.findall(rb"item (\d+) of many", shown) == [b"%d" % n for n in range(500)]
+
+
+def test_the_wait_lasts_until_a_block_is_shown(chat: Start, server: ReplayServer) -> None:
+    """What has come of the first one is not on the screen yet."""
+    sent, gate = threading.Event(), threading.Event()
+    server.script(stream("One *and* two", Mark(sent), Barrier(gate), ".\n\nThree"))
+    with chat("--markdown") as screen:
+        screen.see_prompt()
+        screen.enter("question")
+        assert sent.wait(10)
+        screen.see("1 s")
+        assert "One" not in screen.text
+        gate.set()
+        screen.see("Three")
+        assert screen.lines[screen.lines.index("One and two.") :][1:3] == ["", "Three"]
+        assert not find_waits(screen)
+
+
+# The wait
+
+
+def find_waits(screen: Screen) -> list[str]:
+    """The lines of the screen that tell for how long nothing has come."""
+    return re.findall(r"^\d+ s\b.*", screen.text, re.MULTILINE)
+
+
+def test_a_wait_is_counted(chat: Start, server: ReplayServer) -> None:
+    """From a short silence on, second by second, and nothing of it is left."""
+    gates = [threading.Event() for _ in range(3)]
+    server.script(*(stream(Barrier(gate), f"here {n}") for n, gate in enumerate(gates)))
+    with chat() as screen:
+        for number, gate in enumerate(gates):
+            say(screen, "question", " s")
+            if number == 0:
+                screen.see("1 s")
+            gate.set()
+            screen.see(f"here {number}")
+            screen.see_prompt()
+            assert not find_waits(screen)
+        # A busy machine may be late once, not always.
+        assert b"\x1b[K0 s" in screen.received
+
+
+@pytest.mark.parametrize("columns", [30, 36, 37])
+def test_a_wait_takes_one_line(chat: Start, server: ReplayServer, columns: int) -> None:
+    """On a screen that is too narrow for it: none of it is left behind."""
+    gate = threading.Event()
+    server.script(stream(Barrier(gate), "here", reasoning=["x" * 40_000]))
+    with chat("--reasoning", "hide", columns=columns) as screen:
+        say(screen, "question", "1 s, about 10000 tokens of r")
+        assert len(find_waits(screen)) == 1
+        gate.set()
+        screen.see("here")
+        screen.see_prompt()
+        assert screen.lines[screen.lines.index("> question") :][1:3] == ["here", ""]
+        assert not find_waits(screen)
+
+
+def test_an_interrupt_ends_the_wait(chat: Start, server: ReplayServer) -> None:
+    """Before anything has come: no part of its line is left."""
+    server.script(stream(Stall()))
+    with chat() as screen:
+        say(screen, "question", " s")
+        screen.press("\x03")
+        screen.see("stopped; /retry asks again")
+        screen.see_prompt()
+        shown = screen.lines[screen.lines.index("> question") :]
+        assert shown[1] == "kimi: stopped; /retry asks again"
+
+
+def test_a_quiet_chat_shows_no_wait(chat: Start, server: ReplayServer) -> None:
+    """With -q there is nothing but the answer."""
+    server.script(stream(Wait(0.4), "here"))
+    with chat("-q") as screen:
+        say(screen, "question", "here")
+        screen.see_prompt()
+        assert screen.lines == ["> question", "here", "", ">"]
+        assert not re.search(rb"\d s\b", screen.received)
