@@ -70,6 +70,11 @@ def hold(gate: threading.Event, reply: Reply) -> Reply:
     return reply.but(body=[Barrier(gate), *reply.body])
 
 
+def slow(reply: Reply) -> Reply:
+    """Keep the body of *reply* back for a moment."""
+    return reply.but(body=[Wait(0.2), *reply.body])
+
+
 def write_input(path: Path, count: int, *, prompt: str = "p{}") -> list[str]:
     """Write *count* rows with ids, which are returned."""
     return list_ids(write_rows(path, make_rows(count, prompt)))
@@ -811,6 +816,23 @@ def test_progress_is_not_what_was_read(
     assert figures["retries"] == 0
 
 
+def test_rows_done_before_hasten_no_end(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """A run that goes on is as fast as its own rows, not as those that it skipped."""
+    write_input(source, 200)
+    server.answer(echo)
+    assert batch(str(source), "-o", str(out), "-q").status == 0
+    write_input(source, 240)
+    server.answer(lambda request: slow(echo(request)))
+    run = batch.start(str(source), "-o", str(out), "-c", "1", "--progress", "json")
+    figures = json.loads(run.expect(b"\n", "stderr"))
+    run.signal(signal.SIGINT)
+    assert run.wait().status == -signal.SIGINT
+    assert figures["done"] > 200
+    assert figures["eta_seconds"] > 0
+
+
 def test_json_progress_has_a_last_line(batch: Kimi, server: ReplayServer, source: Path) -> None:
     """Of the shortest run, too; the summary follows."""
     write_input(source, 2)
@@ -880,7 +902,7 @@ def test_a_log_has_a_line_each_half_minute(monkeypatch: pytest.MonkeyPatch) -> N
         counts.append(len(lines))
     assert counts == [0, 0, 1, 1, 2, 2]
     assert lines[0].startswith("101 done, 3 errors, ")
-    assert ", 5 in flight (limit 8), 2.0 rows/s, 0.0 tokens/s, 90 s to go; " in lines[0]
+    assert ", 5 in flight (limit 8), 2.0 rows/s, 0.0 tokens/s, 147 s to go; " in lines[0]
     assert lines[0].endswith("limited by concurrency 8")
 
 

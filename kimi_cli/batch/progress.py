@@ -46,7 +46,6 @@ class Progress:
     def describe(self, runner: Runner) -> dict[str, Any]:
         """Return how the run stands: counts, rates per second, seconds to go, the limit."""
         tally, seconds = runner.tally, max(0.001, time.monotonic() - self._began)
-        share = self._find_share(tally)
         return {
             "done": tally.finished + tally.skipped,
             "errors": tally.failed + tally.deferred,
@@ -55,7 +54,7 @@ class Progress:
             "limit": int(runner.pace.limit),
             "rows_per_second": round(tally.finished / seconds, 1),
             "tokens_per_second": round(tally.tokens / seconds, 1),
-            "eta_seconds": round(seconds / share - seconds) if share else None,
+            "eta_seconds": self._find_eta(tally, seconds),
             "limited_by": runner.explain_limit(),
         }
 
@@ -67,6 +66,14 @@ class Progress:
         seen = tally.finished + tally.deferred + tally.skipped + tally.changed
         # Rows are read ahead: only those that are done count.
         return min(1.0, seen / read) * self._source.read_bytes / total
+
+    def _find_eta(self, tally: Tally, seconds: float) -> int | None:
+        """Return the seconds to go at the speed of this run, which rows done before do not tell."""
+        share, done = self._find_share(tally), tally.finished + tally.deferred
+        if not share or not done:
+            return None
+        own_share = share * done / (done + tally.skipped + tally.changed)
+        return round(seconds * (1 - share) / own_share)
 
     def compose(self, runner: Runner) -> str:
         """Return one line for people."""

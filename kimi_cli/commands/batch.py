@@ -6,10 +6,9 @@ import contextlib
 import math
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +17,15 @@ import click
 
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.pace import HIGHEST, START, Pace
-from kimi_cli.batch.progress import KINDS
+from kimi_cli.batch.progress import KINDS, Progress
 from kimi_cli.batch.records import BadRecord, Shape
 from kimi_cli.batch.results import FORMATS
-from kimi_cli.batch.runner import POLICY, Plan, Runner
+from kimi_cli.batch.runner import POLICY, Plan
 from kimi_cli.batch.selection import Rules, Shard, parse_shard
 from kimi_cli.batch.sinks import name_errors
 from kimi_cli.batch.source import STDIN, Source
 from kimi_cli.batch.tally import Outlook, Tally
+from kimi_cli.batch.watch import watch_signals
 from kimi_cli.errors import (
     BadInput,
     BatchEnded,
@@ -47,11 +47,9 @@ from kimi_cli.options import (
 from kimi_cli.profiles import Profile
 from kimi_cli.prompt import Reading, read_text
 from kimi_cli.service import load_settings, open_client
-from kimi_cli.signals import handle_signals
 from kimi_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from kimi_cli.batch.progress import Progress
     from kimi_cli.settings import Settings
 
 EPILOG = """\b
@@ -66,7 +64,6 @@ The same command again goes on where the last one ended.
 _PATIENCE = 600.0
 """Seconds for one row, where nothing was said: a run has more time than a person has."""
 _SPARE_DESCRIPTORS = 64
-_DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
 
 
 class ErrorLimit(click.ParamType[tuple[int | None, float | None]]):
@@ -290,7 +287,7 @@ def batch(
     with open_client(terminal, settings, connection, stream=False) as client:
         progress = _open_progress(terminal, options.progress, campaign)
         pace = _make_pace(terminal, settings, options)
-        with _summed_up(campaign), _interruptible(terminal, progress) as watch:
+        with _summed_up(campaign), watch_signals(terminal, progress) as watch:
             campaign.run(
                 open_channel=lambda: client.open_channel(),
                 pace=pace,
@@ -490,63 +487,6 @@ def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progres
     if kind == "auto":
         kind = "none" if terminal.quiet else "bar" if terminal.err_is_terminal else "log"
     return KINDS[kind](terminal, campaign.source)
-
-
-class _Watch:
-    """Turns signals into requests to the runner."""
-
-    def __init__(self, terminal: Terminal, progress: Progress) -> None:
-        self._terminal = terminal
-        self._progress = progress
-        self._runner: Runner | None = None
-        self._wants: list[str | None] = []
-        """What is to be said at the next tick; None for how the run stands."""
-        self.signum: int | None = None
-
-    def start(self, runner: Runner) -> None:
-        self._runner = runner
-
-    def finish(self) -> None:
-        """Show how the run ended."""
-        if self._runner is not None:
-            self._progress.finish(self._runner)
-
-    def stop(self, signum: int) -> None:
-        """Drain at the first signal, leave at the second."""
-        runner = self._runner
-        if runner is None or self.signum is not None:
-            raise Terminated(signum)
-        self.signum = signum
-        drain = _DRAIN_INTERRUPT if signum == signal.SIGINT else _DRAIN_TERMINATE
-        runner.stop(signal.Signals(signum).name, ExitStatus.TEMPORARY, drain=drain)
-        self._wants.append(
-            f"waiting up to {drain:g} s for {runner.in_flight} requests in flight; again to leave"
-        )
-
-    def ask(self, signum: int) -> None:
-        """Want to know how the run stands."""
-        self._wants.append(None)
-
-    def tick(self, runner: Runner) -> None:
-        """Show progress, and say what signals asked for: they may have come in mid-write."""
-        self._progress.tick(runner)
-        while self._wants:
-            message = self._wants.pop(0)
-            if message is None:
-                self._terminal.complain(self._progress.compose(runner))
-            else:
-                self._terminal.warn(message)
-
-
-@contextmanager
-def _interruptible(terminal: Terminal, progress: Progress) -> Iterator[_Watch]:
-    """Let a run end in good order by a signal, then die by it."""
-    watch = _Watch(terminal, progress)
-    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers: dict[int, Callable[[int], None]] = {**dict.fromkeys(ending, watch.stop)}
-    handlers[signal.SIGUSR1] = watch.ask
-    with closing(progress), handle_signals(handlers):
-        yield watch
 
 
 def _write_summary(path: Path, text: str, mode: str = "w") -> None:

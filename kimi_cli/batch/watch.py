@@ -1,0 +1,76 @@
+"""Signals to a run: they drain it, or ask how it stands."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+from kimi_cli.batch.progress import Progress
+from kimi_cli.batch.runner import Runner
+from kimi_cli.errors import ExitStatus, Terminated
+from kimi_cli.signals import handle_signals
+from kimi_cli.terminal import Terminal
+
+_DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
+"""Seconds for what is in flight: a person can press again, a machine kills soon."""
+
+
+class Watch:
+    """Turns signals into requests to the runner."""
+
+    def __init__(self, terminal: Terminal, progress: Progress) -> None:
+        """Tell on *terminal* what comes of a signal; *progress* says how the run stands."""
+        self._terminal = terminal
+        self._progress = progress
+        self._runner: Runner | None = None
+        self._wants: list[str | None] = []
+        """What is to be said at the next tick; None for how the run stands."""
+        self.signum: int | None = None
+        """The signal that ended the run."""
+
+    def start(self, runner: Runner) -> None:
+        """Turn to *runner*; before, a signal ends the process."""
+        self._runner = runner
+
+    def finish(self) -> None:
+        """Show how the run ended."""
+        if self._runner is not None:
+            self._progress.finish(self._runner)
+
+    def stop(self, signum: int) -> None:
+        """Drain at the first signal, leave at the second."""
+        runner = self._runner
+        if runner is None or self.signum is not None:
+            raise Terminated(signum)
+        self.signum = signum
+        drain = _DRAIN_INTERRUPT if signum == signal.SIGINT else _DRAIN_TERMINATE
+        runner.stop(signal.Signals(signum).name, ExitStatus.TEMPORARY, drain=drain)
+        self._wants.append(
+            f"waiting up to {drain:g} s for {runner.in_flight} requests in flight; again to leave"
+        )
+
+    def ask(self, signum: int) -> None:
+        """Want to know how the run stands."""
+        self._wants.append(None)
+
+    def tick(self, runner: Runner) -> None:
+        """Show progress, and say what signals asked for: they may have come in mid-write."""
+        self._progress.tick(runner)
+        while self._wants:
+            message = self._wants.pop(0)
+            if message is None:
+                self._terminal.complain(self._progress.compose(runner))
+            else:
+                self._terminal.warn(message)
+
+
+@contextmanager
+def watch_signals(terminal: Terminal, progress: Progress) -> Iterator[Watch]:
+    """Let a run end in good order by a signal, for the time of a ``with``."""
+    watch = Watch(terminal, progress)
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers: dict[int, Callable[[int], None]] = {**dict.fromkeys(ending, watch.stop)}
+    handlers[signal.SIGUSR1] = watch.ask
+    with closing(progress), handle_signals(handlers):
+        yield watch
