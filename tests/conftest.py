@@ -532,6 +532,24 @@ def batch(kimi: Kimi, server: ReplayServer) -> Iterator[Kimi]:
     kimi.stop()
 
 
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The input of a batch."""
+    return tmp_path / "in.jsonl"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The output of a batch."""
+    return tmp_path / "out.jsonl"
+
+
+@pytest.fixture
+def summary(tmp_path: Path) -> Path:
+    """The final figures of a batch."""
+    return tmp_path / "summary.json"
+
+
 # The Secret Service
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server import ReceivedRequest, ReplayServer, Reply, completion
+from server import Barrier, ReceivedRequest, ReplayServer, Reply, Stall, completion
 
 Row = dict[str, Any]
+
+SILENT = Reply([Stall()], framing="raw")
+"""A host that takes a request and says nothing."""
 
 
 def make_rows(count: int, prompt: str = "p{}") -> list[Row]:
@@ -47,3 +51,8 @@ def list_prompts(server: ReplayServer, since: int = 0) -> list[str]:
 def echo(request: ReceivedRequest) -> Reply:
     """Answer with the prompt."""
     return completion(f"re: {get_prompt(request)}")
+
+
+def hold(gate: threading.Event, reply: Reply) -> Reply:
+    """Keep the body of *reply* back until *gate* is open."""
+    return reply.but(body=[Barrier(gate), *reply.body])

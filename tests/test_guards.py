@@ -11,32 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Kimi
-from rows import echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
-from server import Barrier, ReceivedRequest, ReplayServer, Reply, Stall, completion, refusal
+from rows import SILENT, echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
+from server import Barrier, ReceivedRequest, ReplayServer, Reply, completion, refusal
 
 from kimi_cli.batch.records import Shape, make_record
 from kimi_cli.batch.results import Result, encode_results
-
-SILENT = Reply([Stall()], framing="raw")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """The input."""
-    return tmp_path / "in.jsonl"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """The output."""
-    return tmp_path / "out.jsonl"
-
-
-@pytest.fixture
-def summary(tmp_path: Path) -> Path:
-    """The final figures."""
-    return tmp_path / "summary.json"
-
 
 # --summary
 

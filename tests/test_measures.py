@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 from conftest import CANARY, Kimi
-from rows import echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
+from rows import echo, get_prompt, hold, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import (
-    Barrier,
     ReceivedRequest,
     ReplayServer,
     Reply,
@@ -39,23 +38,6 @@ from kimi_cli.errors import Unreachable
 
 FAILED = refusal(500, "api_error", "fetch failed")
 MEGABYTE = 2**20
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """The input."""
-    return tmp_path / "in.jsonl"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """The output."""
-    return tmp_path / "out.jsonl"
-
-
-def hold(gate: threading.Event, reply: Reply) -> Reply:
-    """Keep the body of *reply* back until *gate* is open."""
-    return reply.but(body=[Barrier(gate), *reply.body])
 
 
 def charge(tokens: int) -> Reply:

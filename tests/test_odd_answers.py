@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Kimi, Running
-from rows import echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
+from rows import SILENT, echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import (
     Barrier,
     Cut,
@@ -18,7 +18,6 @@ from server import (
     ReplayServer,
     Reply,
     Reset,
-    Stall,
     Step,
     Wait,
     completion,
@@ -31,26 +30,7 @@ PAGE = Reply([b"<html>Welcome to the hotel</html>"], headers={"Content-Type": "t
 REDIRECT = Reply(status=302, headers={"Location": "https://elsewhere.example/login"})
 NO_MODEL = refusal(404, "resource_not_found_error", "no such model", dialect="moonshot")
 NO_API = refusal(404, "no_api", "no such API")
-SILENT = Reply([Stall()], framing="raw")
 MEGABYTE = b"x" * 2**20
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """The input."""
-    return tmp_path / "in.jsonl"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """The output."""
-    return tmp_path / "out.jsonl"
-
-
-@pytest.fixture
-def summary(tmp_path: Path) -> Path:
-    """The final figures."""
-    return tmp_path / "summary.json"
 
 
 def nest(depth: int) -> str:

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 from conftest import Kimi, Running
-from rows import echo, get_prompt, list_ids, make_rows, read_rows, write_rows
+from rows import SILENT, echo, get_prompt, hold, list_ids, make_rows, read_rows, write_rows
 from server import (
     Barrier,
     Mark,
     ReceivedRequest,
     ReplayServer,
     Reply,
-    Stall,
     Wait,
     completion,
     refusal,
@@ -40,7 +39,6 @@ from kimi_cli.errors import ExitStatus, TimedOut
 
 FORBIDDEN = refusal(403, "forbidden", "moderation")
 FAILED = refusal(500, "api_error", "fetch failed")
-SILENT = Reply([Stall()], framing="raw")
 KEYS = [
     "done", "errors", "retries", "in_flight", "limit", "rows_per_second", "tokens_per_second",
     "eta_seconds", "limited_by",
@@ -48,26 +46,9 @@ KEYS = [
 """What the manual says of --progress json."""
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """The input."""
-    return tmp_path / "in.jsonl"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """The output."""
-    return tmp_path / "out.jsonl"
-
-
 def charge(prompt: int, answer: int) -> Reply:
     """Answer at that price in tokens."""
     return completion("x", usage={"prompt_tokens": prompt, "completion_tokens": answer})
-
-
-def hold(gate: threading.Event, reply: Reply) -> Reply:
-    """Keep the body of *reply* back until *gate* is open."""
-    return reply.but(body=[Barrier(gate), *reply.body])
 
 
 def slow(reply: Reply) -> Reply:
