@@ -105,6 +105,20 @@ def test_a_summary_is_told_of_a_reader_that_left(
     assert json.loads(summary.read_text())["rows"]["answered"] == 1
 
 
+def test_a_summary_is_told_of_a_full_disk(
+    batch: Kimi, server: ReplayServer, source: Path, summary: Path
+) -> None:
+    """Which ends the run: 74, and the figures say what was bought for nothing."""
+    write_rows(source, make_rows(3))
+    server.answer(echo)
+    full = Path("/dev/full")
+    result = batch(str(source), "-c", "1", "--summary", str(summary), stdout=full)
+    assert result.status == 74
+    figures = json.loads(summary.read_text())
+    assert figures["stopped"] == "cannot write to standard output: No space left on device"
+    assert figures["attempts"] == len(server.requests) < 3
+
+
 # Standard output
 
 

@@ -258,6 +258,19 @@ def test_a_row_that_is_refused_for_its_model_is_a_row(
     assert list_prompts(server) == ["p0", "p1", "p2"]
 
 
+def test_who_waits_for_a_line_gets_it(batch: Kimi, server: ReplayServer) -> None:
+    """A program that writes a row when it has read the line before it is not kept waiting."""
+    server.answer(lambda request: NO_MODEL)
+    run = batch.start("--format", "flat", stdin="pipe")
+    for number in (1, 2):
+        run.write(b'"question"\n')
+        line = json.loads(run.expect(b"\n", "stdout"))
+        assert line["custom_id"] == f"row-{number}"
+        assert "no such model" in line["error"]["message"]
+    run.end_input()
+    assert run.wait().status == 4
+
+
 def test_a_limit_for_the_day_ends_the_run(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
