@@ -956,6 +956,11 @@ class Tmux:
         """Press keys by their tmux names; other words are typed."""
         self._call("send-keys", *keys)
 
+    def paste(self, text: str) -> None:
+        """Paste *text* as a terminal does: marked as such if the program has asked for that."""
+        self._call("set-buffer", text)
+        self._call("paste-buffer", "-p")
+
     def resize(self, columns: int) -> None:
         """Make the window narrower or wider."""
         self._call("resize-window", "-x", str(columns), "-y", "24")
@@ -1016,3 +1021,19 @@ def test_wide_characters_are_edited(window: Tmux, server: ReplayServer) -> None:
     window.press("Enter")
     window.see("re: 漢xかな")
     assert list_contents(server.requests[0]) == ["漢xかな"]
+
+
+def test_what_is_pasted_meanwhile_is_one_question(window: Tmux, server: ReplayServer) -> None:
+    """Lines that are pasted while an answer comes wait for Enter, and are not asked one by one."""
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"))
+    window.press("question", "Enter")
+    window.see("half")
+    window.paste("one\ntwo\nthree")
+    gate.set()
+    window.see("half an answer")
+    window.see("three")
+    window.press("!", "Enter")
+    window.see("re: one")
+    assert list_contents(server.requests[-1])[-1] == "one\ntwo\nthree!"
+    assert len(server.requests) == 2
