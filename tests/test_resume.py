@@ -869,30 +869,48 @@ def test_one_foreign_line_is_enough(tmp_path: Path) -> None:
             lines = [*ours[:place], b"my note\n", *ours[place:]]
             out.write_bytes(b"".join(lines) + tail)
             before = out.read_bytes()
-            with pytest.raises(BadInput, match="1 lines"):
+            with pytest.raises(BadInput, match="has a line that is not"):
                 Ledger(out)
             assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize("first", FORMATS)
 def test_the_format_may_change_between_runs(
-    batch: Kimi, server: ReplayServer, tmp_path: Path
+    batch: Kimi, server: ReplayServer, tmp_path: Path, first: str
 ) -> None:
-    """Old lines stay as they were, and count; only text cannot go on with them."""
+    """Old lines stay as they were, and count, which is told; only text cannot go on with them."""
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     before = b""
-    for count, style in enumerate(FORMATS, 1):
+    for count, style in enumerate(sorted(FORMATS, key=first.__ne__), 1):
         write_rows(source, make_rows(count))
-        assert batch(str(source), "-o", str(out), "--format", style).status == 0
+        result = batch(str(source), "-o", str(out), "--format", style)
+        assert result.status == 0
+        told = f"kimi: {out} has lines of --format {first}; they stay as they are\n"
+        assert result.error.startswith(told) == (style != first)
         assert out.read_bytes().startswith(before)
         before = out.read_bytes()
-    rows = read_rows(out)
-    assert [row["custom_id"] for row in rows] == ["r0", "r1", "r2"]
-    assert "response" in rows[0]
-    assert rows[1]["content"] == "re: p1"
-    assert rows[2]["kimi_response"]["content"] == "re: p2"
+    assert list_ids(out) == ["r0", "r1", "r2"]
+    assert b'"response":{' in before
+    assert b',"content":"re: p' in before
+    assert b',"kimi_response":{"content":"re: p' in before
     assert list_prompts(server) == ["p0", "p1", "p2"]
     assert batch(str(source), "-o", str(out), "--format", "text").status == 73
     assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("rest", [b"}", b',"row":1}}', b"garbage", b'},"x":1}', b'},"a":nul}'])
+def test_a_line_without_its_answer_goes_on(
+    batch: Kimi, server: ReplayServer, tmp_path: Path, rest: bytes
+) -> None:
+    """Whatever somebody did to what stands behind the key: the row is done."""
+    source, out = write_rows(tmp_path / "in.jsonl", make_rows(2)), tmp_path / "out.jsonl"
+    assert batch(str(source), "-o", str(out), "--max-rows", "1", "-c", "1").status == 75
+    head = out.read_bytes().partition(b',"row"')[0]
+    out.write_bytes(head + rest + b"\n")
+    result = batch(str(source), "-o", str(out))
+    assert (result.status, result.error.count("\n")) == (0, 1)
+    assert out.read_bytes().startswith(head + rest + b"\n")
+    assert list_prompts(server) == ["p0", "p1"]
 
 
 # --shard ------------------------------------------------------------------------------------

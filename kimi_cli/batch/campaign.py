@@ -13,6 +13,7 @@ from kimi_cli.api.channel import Channel
 from kimi_cli.batch.ledger import Done, Ledger, drop_lines, is_failed, read_done, read_head
 from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
+from kimi_cli.batch.results import name_format
 from kimi_cli.batch.runner import Plan, Runner
 from kimi_cli.batch.selection import Changes, Rules, find_changes, refuse_wrong_input, select
 from kimi_cli.batch.sinks import (
@@ -77,7 +78,7 @@ class Campaign:
         self._check_files()
         with ExitStack() as stack:
             earlier = read_done(_find_files(self.done_from, notify))
-            sink, done = self._open_sink(stack, earlier, write_out)
+            sink, done = self._open_sink(stack, earlier, write_out, notify)
             places = Places()
             sorts = self.ordered and self.output is not None and self.style != "text"
             records = select(
@@ -102,7 +103,11 @@ class Campaign:
                 sort_by_place(self.output, places)
 
     def _open_sink(
-        self, stack: ExitStack, earlier: Done, write_out: Callable[[str], None]
+        self,
+        stack: ExitStack,
+        earlier: Done,
+        write_out: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> tuple[Sink, Done]:
         if self.output is None:
             sink: Sink = StdoutSink(write_out, self.style)
@@ -110,6 +115,8 @@ class Campaign:
                 sink = OrderedSink(sink, _WINDOW_ROWS, self.style)
             return sink, earlier
         ledger = stack.enter_context(self._open_ledger(self.output))
+        if ledger.done and (held := _find_format(self.output)) not in (self.style, None):
+            notify(f"{self.output} has lines of --format {held}; they stay as they are")
         ledger.done.merge(earlier)
         sink = LedgerSink(ledger, self.style, defer=self.on_error == "defer")
         if self.ordered and self.style == "text":
@@ -186,6 +193,12 @@ def _is_same(one: Path, other: Path) -> bool:
 def _is_replaced(line: bytes, changes: Changes, *, redo: bool) -> bool:
     failed = is_failed(line)
     return (redo or failed) and changes.replace(*read_head(line), failed=failed)
+
+
+def _find_format(output: Path) -> str | None:
+    """Return the format of an output's first line."""
+    with open(output, "rb") as file:
+        return name_format(file.readline())
 
 
 def _find_files(patterns: Iterable[str], notify: Callable[[str], None]) -> Iterator[Path]:

@@ -272,10 +272,8 @@ class Ledger:
             file.seek(0)
             foreign = self.done.scan(file)
         if foreign:
-            raise BadInput(
-                f"{self.path} has {foreign} lines that are not this tool's; "
-                "name another file with -o"
-            )
+            lines = "a line that is" if foreign == 1 else f"{foreign} lines that are"
+            raise BadInput(f"{self.path} has {lines} not this tool's; name another file with -o")
 
     def _explain(self, error: OSError, lost: int = 0) -> OutputFailed:
         but = f" but {lost} that found no room" if lost else ""

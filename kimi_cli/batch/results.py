@@ -118,6 +118,19 @@ FORMATS: dict[str, Callable[[Result], Any]] = {
 """The output formats by name; options, help and completion read this table."""
 
 
+def name_format(line: bytes) -> str | None:
+    """Return the format that an output *line* of ours was written in, None if it was changed."""
+    try:
+        keys = list(codec.loads(line))[2:]  # behind those of _head
+    except ValueError:
+        return None
+    if keys[-1:] == ["kimi_response"]:
+        return "merge"
+    if keys[:3] == ["id", "response", "error"]:
+        return "batch"
+    return "flat" if keys[:1] == ["content"] else None
+
+
 def encode_results(results: Iterable[Result], style: str) -> bytes:
     """Return one output line a result, line feeds included: UTF-8, safe for naive readers."""
     lines = (codec.dumps(FORMATS[style](result)) for result in results)

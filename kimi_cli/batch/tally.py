@@ -116,7 +116,7 @@ class Tally:
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
-        parts.append(f"{self.attempts} attempts")
+        parts.append(_count(self.attempts, "attempt"))
         parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
         if percentiles := self.find_percentiles():
             shown = ", ".join(f"{name} {value} ms" for name, value in percentiles.items())
