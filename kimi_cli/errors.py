@@ -109,10 +109,14 @@ class TemporaryFailure(KimiError):
 class TimedOut(TemporaryFailure, TimeoutError):
     """One of our own time limits ran out."""
 
-    def __init__(self, message: str, *, final: bool = False) -> None:
-        """Say which limit; *final* when it was the limit of the whole call."""
+    def __init__(self, message: str, *, final: bool = False, sent: bool = True) -> None:
+        """Say which limit; *final* when it was the limit of the whole call.
+
+        *sent* is whether the request may have reached the service.
+        """
         super().__init__(message)
         self.final = final
+        self.sent = sent
 
 
 class StreamTruncated(TemporaryFailure):

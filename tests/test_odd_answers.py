@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import socket
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import test_network
 from conftest import Kimi, Running
 from rows import SILENT, echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import (
@@ -284,6 +290,68 @@ def test_a_limit_for_the_day_ends_the_run(
     assert len(server.requests) == 1
 
 
+LIMITED = {
+    "words of its own": refusal(429, "invalid_request_error", "slow down", dialect="moonshot"),
+    "an error of the server": refusal(429, "api_error", "slow down"),
+    "nothing": Reply(status=429),
+    "busy, with a vague word": refusal(503, "invalid_request_error", "busy", dialect="moonshot"),
+    "broken, with a vague word": refusal(502, "bad_request", "upstream"),
+}
+
+
+@pytest.mark.parametrize("how", LIMITED)
+def test_a_limit_may_be_worded_in_any_way(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, how: str
+) -> None:
+    """What is refused for load, or by a server that fails, is asked again: no row has failed."""
+    write_rows(source, make_rows(3))
+    server.script(LIMITED[how])
+    server.answer(echo)
+    result = batch(str(source), "-o", str(out), "-c", "1")
+    assert result.status == 0, result.error
+    assert sorted(list_ids(out)) == ["r0", "r1", "r2"]
+
+
+PAGES = {
+    "html": Reply([b"<html>404 default backend"], 404, headers={"Content-Type": "text/html"}),
+    "text": Reply([b"404 page not found"], 404, headers={"Content-Type": "text/plain"}),
+    "a gateway's JSON": Reply([b'{"message":"no Route matched"}'], 404, headers=JSON),
+    "method": Reply([b"405 Not Allowed"], 405, headers={"Content-Type": "text/html"}),
+    "gone": Reply([b""], 410),
+}
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_page_in_the_middle_fails_no_row(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, kind: str
+) -> None:
+    """A proxy that does not find the API for a moment speaks of no row: they are asked again."""
+    write_rows(source, make_rows(20))
+    server.script(*map(completion, "abcd"), *[PAGES[kind]] * 8)
+    server.answer(echo)
+    result = batch(str(source), "-o", str(out), "-c", "4")
+    assert result.status == 0, result.error
+    assert len(set(list_ids(out))) == 20
+
+
+@pytest.mark.parametrize("status", [102, 103])
+@pytest.mark.parametrize("command", ["ask", "batch"])
+def test_interim_replies_are_passed_over(
+    batch: Kimi, ask: Kimi, server: ReplayServer, command: str, status: int
+) -> None:
+    """They are not the answer, however many come before it (RFC 9110, section 15.2)."""
+    interim = b"HTTP/1.1 %d Soon\r\nLink: </x>\r\n\r\n" % status
+    final = completion("whole")
+    body = b"".join(step for step in final.body if isinstance(step, bytes))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    server.script(Reply([interim * 2, head % len(body), body], framing="raw"))
+    if command == "ask":
+        result = ask("--no-stream", "hi")
+    else:
+        result = batch("--format", "text", stdin=b'"hi"\n')
+    assert (result.status, result.stdout.strip(b'"\n')) == (0, b"whole"), result.error
+
+
 # Buying once
 
 
@@ -317,6 +385,87 @@ def test_a_row_that_timed_out_is_asked_once_more(
     assert batch(str(source), "-o", str(out), *options).status == 75
     assert list_prompts(server) == ["p0", "p0", "p1", "p1"]
     assert json.loads(summary.read_text())["attempts_with_unknown_outcome"] == 4
+
+
+def test_what_was_never_sent_costs_nothing(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, summary: Path
+) -> None:
+    """A connection that does not come has the usual attempts, and was not billed."""
+    write_rows(source, make_rows(1))
+    with test_network.deaf_port() as port:
+        options = ("--connect-timeout", "0.2", "--retries", "3", "--summary", str(summary))
+        url = f"http://127.0.0.1:{port}"
+        assert batch(str(source), "-o", str(out), "--base-url", url, *options).status == 75
+    figures = json.loads(summary.read_text())
+    assert (figures["attempts"], figures["attempts_with_unknown_outcome"]) == (4, 0)
+
+
+BROKEN = {
+    "closed": b"",
+    "plain HTTP": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "an alert": b"\x15\x03\x03\x00\x02\x02\x50",
+}
+
+
+@contextmanager
+def break_handshake(server: ReplayServer, number: int, reply: bytes) -> Iterator[str]:
+    """Yield the address of a way to *server* that spoils the connection of that *number*."""
+    target = urlsplit(server.url)
+    threads: list[threading.Thread] = []
+    stack = ExitStack()
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            for count in itertools.count(1):
+                near = stack.enter_context(listener.accept()[0])
+                if count == number:
+                    near.recv(65536)
+                    near.sendall(reply)
+                    near.close()
+                    continue
+                far = socket.create_connection((target.hostname, target.port))
+                stack.enter_context(far)
+                for pair in ((near, far), (far, near)):
+                    start(carry, *pair)
+
+    def start(work: Callable[..., None], *arguments: socket.socket) -> None:
+        threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        threads[-1].start()
+
+    with stack, socket.create_server(("127.0.0.1", 0)) as listener:
+        start(serve)
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}{target.path}"
+        listener.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(20)
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_handshake_is_a_broken_connection(
+    batch: Kimi,
+    tls_server: ReplayServer,
+    certificate: Callable[..., Path],
+    source: Path,
+    out: Path,
+    how: str,
+) -> None:
+    """Once the host has answered, it costs its row an attempt at most, and not the run."""
+    write_rows(source, make_rows(4))
+    tls_server.answer(lambda request: echo(request).but(keep_alive=False))
+    environment = {"SSL_CERT_FILE": str(certificate())}
+    with break_handshake(tls_server, 3, BROKEN[how]) as url:
+        command = (str(source), "-o", str(out), "--base-url", url, "-c", "1")
+        first = batch(*command, env=environment)
+        assert first.status == (75 if how == "plain HTTP" else 0), first.error
+        assert {"r0", "r1", "r3"} <= set(list_ids(out))
+        assert batch(*command, env=environment).status == 0
+    assert sorted(list_ids(out)) == ["r0", "r1", "r2", "r3"]
 
 
 # Kept connections

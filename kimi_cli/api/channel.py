@@ -20,7 +20,7 @@ from typing import Any
 from urllib3.exceptions import HTTPError
 
 from kimi_cli.api.replies import DOCUMENT_LIMIT, ERROR_LIMIT
-from kimi_cli.api.transport import Call, Transport, explain_failure
+from kimi_cli.api.transport import Call, FinalResponse, Transport, explain_failure
 from kimi_cli.errors import NotTheApi, TimedOut
 
 _PIECE = 2**20
@@ -119,7 +119,7 @@ class Channel:
         # A host may answer, and hang up, before it has read a long request.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connected.sendall(request)
-        response = HTTPResponse(connected, method="POST")
+        response = FinalResponse(connected, method="POST")
         try:
             response.begin()
         except BaseException:

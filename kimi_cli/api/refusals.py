@@ -98,6 +98,10 @@ _BY_CLASS = {
     5: Verdict.SERVER_FAILED,
 }
 
+_SAID_WITH_429 = (Verdict.RATE_LIMITED, Verdict.OVERLOADED, Verdict.QUOTA_USED_UP)
+_VAGUE = ("invalid_request_error", "bad_request")
+"""Codes that hosts send with any status."""
+
 _QUOTA_WORDS = ("exceeded your current quota", "check your account balance", "insufficient balance")
 _PERIOD_WORDS = (" tpd", "tokens per day", "per day", "usage limit for this", "billing cycle")
 
@@ -125,6 +129,10 @@ class Refusal:
         """Judge by the code first, then by the wording, then by the HTTP status."""
         words = (self.message or "").lower()
         verdict = _BY_CODE.get(self.code or "") or self._judge_status()
+        if self.http_status == 429 and verdict not in _SAID_WITH_429:
+            verdict = Verdict.RATE_LIMITED
+        if self.http_status >= 500 and self.code in _VAGUE:
+            verdict = self._judge_status()
         if any(phrase in words for phrase in _QUOTA_WORDS):
             return Verdict.QUOTA_USED_UP
         may_pass = verdict is Verdict.RATE_LIMITED or self.http_status == 403

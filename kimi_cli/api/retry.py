@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from kimi_cli.api.refusals import Refused
+from kimi_cli.api.refusals import Refused, Verdict
 from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TimedOut, Unreachable
 
 _COSTLY: dict[type[KimiError], int] = {TimedOut: 1, StreamTruncated: 2}
@@ -46,10 +46,12 @@ class RetryPolicy:
         return (asked or 0.0) + delay
 
     def _count_retries(self, error: KimiError) -> int:
-        if isinstance(error, NotTheApi):
+        if is_foreign(error):
             return min(self.foreign, self.retries)
         if not is_transient(error):
             return 0
+        if isinstance(error, TimedOut) and not error.sent:
+            return self.retries
         return min(self.retries, _COSTLY.get(type(error), self.retries))
 
 
@@ -66,6 +68,14 @@ def is_transient(error: KimiError) -> bool:
             return True
         case _:
             return False
+
+
+def is_foreign(error: KimiError) -> bool:
+    """Tell whether the reply came from somebody before the API: a proxy, a login page."""
+    if isinstance(error, Refused):
+        refusal = error.refusal
+        return refusal.code is None and refusal.verdict in (Verdict.NOT_SERVED, Verdict.NOT_THE_API)
+    return isinstance(error, NotTheApi)
 
 
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:

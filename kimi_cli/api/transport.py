@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -46,6 +46,7 @@ _PIECE = 65536
 _KEEP_ALIVE = 45
 """Seconds of silence after which TCP asks whether the other side is still there: routers forget
 a quiet connection after some minutes."""
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL")
 _CUTS = (RemoteDisconnected, IncompleteRead)
 _AHEAD = 256 * 1024
 """Bytes that may be received ahead of a slow reader, and so be decoded in one go."""
@@ -73,6 +74,17 @@ class Call:
     path: str
     headers: Mapping[str, str]
     body: bytes | None = None
+
+
+class FinalResponse(HTTPResponse):
+    """The reply that counts: interim ones before it are passed over (RFC 9110, section 15.2)."""
+
+    def begin(self) -> None:
+        """Read the status and the headers."""
+        super().begin()
+        while 101 < self.status < 200:
+            self.headers = None  # type: ignore[assignment] # or begin() would have nothing to do
+            super().begin()
 
 
 class Transport(HTTPAdapter):
@@ -115,6 +127,7 @@ class Transport(HTTPAdapter):
     def connect(self, seconds: float) -> Any:
         """Return an open urllib3 connection; each step of opening it may take *seconds*."""
         connection = self._pool._new_conn()
+        connection.response_class = FinalResponse
         connection.timeout = seconds
         if self._pool.proxy is not None and self._pool.scheme == "https":
             # urllib3 keeps the CONNECT through a proxy in this one place.
@@ -319,10 +332,11 @@ def explain_failure(error: Exception, route: Route, *, connecting: bool = False)
     via = " through the proxy" if select_proxy(route.base_url, dict(route.proxies)) else ""
     if isinstance(error, NameResolutionError):
         return Unreachable(f"cannot resolve {host}{via}: {reason}", transient=True)
-    if isinstance(root, (ssl.SSLError, ssl.CertificateError)):
-        return Unreachable(f"cannot trust {host}{via}: {reason}; SSL_CERT_FILE can name its CA")
+    if isinstance(root, ssl.SSLError):
+        return _explain_tls(root, f"{host}{via}: {reason}", route)
     if connecting and isinstance(root, TimeoutError):
-        return TimedOut(f"no connection to {host}{via}: {reason} (limit: connect-timeout)")
+        what = f"no connection to {host}{via}: {reason} (limit: connect-timeout)"
+        return TimedOut(what, sent=False)
     if isinstance(error, (NewConnectionError, ProxyError)):
         return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
     if "Tunnel connection failed" in reason:
@@ -335,6 +349,16 @@ def explain_failure(error: Exception, route: Route, *, connecting: bool = False)
         where = "within its" if isinstance(root, IncompleteRead) else "without a"
         return StreamTruncated(f"{host} closed the connection {where} reply: {reason}")
     raise error
+
+
+def _explain_tls(error: ssl.SSLError, what: str, route: Route) -> Unreachable:
+    """Tell a host that cannot be trusted from one whose handshake broke off."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "SSL_CERT_FILE can name its CA"
+        known = f"its CA is not in {route.ca_bundle}" if route.ca_bundle else hint
+        return Unreachable(f"cannot trust {what}; {known}")
+    # A host without TLS stays one; another may be behind a proxy that restarts.
+    return Unreachable(f"no TLS with {what}", transient=error.reason not in _NO_TLS)
 
 
 def _find_flaw(ca_bundle: str | None) -> str | None:

@@ -52,7 +52,8 @@ class Campaign:
 
     def read_all(self) -> Iterator[Record | BadRecord]:
         """Yield every record of the input; raises BadInput when it is a wrong file."""
-        return refuse_wrong_input(read_records(self.source.iterate(), self.shape))
+        holds = self.output is not None or self.source.is_lasting
+        return refuse_wrong_input(read_records(self.source.iterate(), self.shape), holds=holds)
 
     def rehearse(self) -> Iterator[Record | BadRecord]:
         """Yield what a run without an earlier output would send; raise what it would raise."""
@@ -77,7 +78,7 @@ class Campaign:
         """
         self._check_files()
         with ExitStack() as stack:
-            earlier = read_done(_find_files(self.done_from, notify))
+            earlier = read_done(self._find_earlier(notify))
             sink, done = self._open_sink(stack, earlier, write_out, notify)
             places = Places()
             sorts = self.ordered and self.output is not None and self.style != "text"
@@ -142,17 +143,26 @@ class Campaign:
         A line that holds an error protects nothing: its row may be mended at any time.
         """
         tests: list[Callable[[bytes], bool]] = []
-        if self.retry_failed != "none" and done.failed:
-            classes = None if self.retry_failed == "all" else frozenset(("transient",))
-            tests.append(lambda line: is_failed(line, classes))
         redo = self.rules.on_change == "redo"
         if redo and not self.source.is_lasting:
             raise BadInput("--on-change redo reads the input twice; name a file, not a pipe")
+        changes: Changes | None = None
         if self.source.is_lasting and (done.failed or (redo and done)):
-            changes = find_changes(self.read_all(), done)
-            if changes:
-                tests.append(lambda line: _is_replaced(line, changes, redo=redo))
+            changes = find_changes(self.read_all(), done, self.rules)
+        if self.retry_failed != "none" and done.failed:
+            classes = None if self.retry_failed == "all" else frozenset(("transient",))
+            tests.append(lambda line: _is_retried(line, changes, classes))
+        if changes:
+            tests.append(lambda line: _is_replaced(line, changes, redo=redo))
         return tests
+
+    def _find_earlier(self, notify: Callable[[str], None]) -> Iterator[Path]:
+        """Yield the files of ``--done-from``; the input asks, and has answered nothing."""
+        for path in _find_files(self.done_from, notify):
+            if path.exists() and self.source.holds(path.stat()):
+                notify(f"--done-from: {path} is the input, and is left out")
+            else:
+                yield path
 
     def _check_files(self) -> None:
         """Refuse files that would be read and written at once, or cannot be gone on with."""
@@ -161,8 +171,7 @@ class Campaign:
             if self.source.is_stdout():
                 raise BadInput("standard output is the input; write to another file")
         else:
-            if not output.parent.is_dir():
-                raise CannotCreate(f"cannot create {output}: there is no folder {output.parent}")
+            _check_place(output)
             if self.style == "text" and output.exists() and output.stat().st_size:
                 raise CannotCreate(
                     f"{output} exists, and lines of --format text have no ids to go on by; "
@@ -184,10 +193,29 @@ class Campaign:
             raise BadInput(f"{summary} is standard output; name another file with --summary")
 
 
+def _check_place(output: Path) -> None:
+    """Refuse an output that cannot be made, or whose list of errors cannot."""
+    if not output.parent.is_dir():
+        raise CannotCreate(f"cannot create {output}: there is no folder {output.parent}")
+    errors = name_errors(output)
+    try:
+        if errors.is_dir():
+            raise CannotCreate(f"cannot create {errors}: there is a folder of that name")
+        errors.exists()
+    except OSError as error:
+        raise CannotCreate(f"cannot create {errors}: {error.strerror}") from error
+
+
 def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other) or (
         one.exists() and other.exists() and one.samefile(other)
     )
+
+
+def _is_retried(line: bytes, changes: Changes | None, classes: frozenset[str] | None) -> bool:
+    """Tell whether a *line* is an error of one of *classes*, and its row is in this run."""
+    concerns = changes is None or changes.concern(*read_head(line))
+    return is_failed(line, classes) and concerns
 
 
 def _is_replaced(line: bytes, changes: Changes, *, redo: bool) -> bool:

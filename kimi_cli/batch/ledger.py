@@ -87,6 +87,32 @@ def hash_id(name: str) -> bytes:
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
+class Flaws:
+    """Lines that are not whole answers: their keys and their ids."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._keys, self._ids = HashSet(16), HashSet(8)
+
+    def __len__(self) -> int:
+        """How many lines there are."""
+        return len(self._keys)
+
+    def add(self, key: bytes, name: str) -> None:
+        """Add a line."""
+        self._keys.add(key)
+        self._ids.add(hash_id(name))
+
+    def merge(self, other: Flaws) -> None:
+        """Add the lines of *other*."""
+        self._keys.merge(other._keys)
+        self._ids.merge(other._ids)
+
+    def holds(self, key: bytes, name: bytes, *, by_id: bool) -> bool:
+        """Tell whether the line of that key, or *by_id* of that hashed id, is one."""
+        return name in self._ids if by_id else key in self._keys
+
+
 class Done:
     """What earlier runs finished: the keys of rows, and their ids."""
 
@@ -96,8 +122,8 @@ class Done:
         self.ids = HashSet(8)
         self.elsewhere = HashSet(8)
         """Ids that a hosted batch has answered: its lines have no keys."""
-        self.failed, self.incomplete = HashSet(16), HashSet(16)
-        """Keys of lines that hold an error, or an answer that ended early."""
+        self.failed, self.transient, self.incomplete = Flaws(), Flaws(), Flaws()
+        """Lines that hold an error, one that may pass, or an answer that ended early."""
 
     def __len__(self) -> int:
         """How many rows are done."""
@@ -114,6 +140,7 @@ class Done:
         self.ids.merge(other.ids)
         self.elsewhere.merge(other.elsewhere)
         self.failed.merge(other.failed)
+        self.transient.merge(other.transient)
         self.incomplete.merge(other.incomplete)
 
     def collect(self, file: BinaryIO) -> None:
@@ -123,10 +150,10 @@ class Done:
                 if head[3] is None and (line.endswith(b"\n") or _is_json(line)):
                     self._note(head)
                 continue
-            with contextlib.suppress(ValueError, AttributeError, TypeError):
+            with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
                 document = json.loads(line)
-                status = (document.get("response") or {}).get("status_code") or 200
-                if not document.get("error") and status < 400:
+                status = document["response"]["status_code"]
+                if not document.get("error") and 200 <= status < 300:
                     self.elsewhere.add(hash_id(document["custom_id"]))
 
     def scan(self, file: BinaryIO) -> int:
@@ -146,9 +173,13 @@ class Done:
         except ValueError:
             return False
         self.note(head[2].decode(), name)
-        if head[3] or head[4]:
-            flawed = self.failed if head[3] else self.incomplete
-            flawed.add(bytes.fromhex(head[2].decode()))
+        key = bytes.fromhex(head[2].decode())
+        if head[3] == b"transient":
+            self.transient.add(key, name)
+        if head[3]:
+            self.failed.add(key, name)
+        elif head[4]:
+            self.incomplete.add(key, name)
         return True
 
 

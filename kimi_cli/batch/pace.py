@@ -85,6 +85,11 @@ class Pace:
             why = f" ({self._ceiling.how})" if self._ceiling.how else ""
         return f"concurrency {int(self.limit)}{why}"
 
+    @property
+    def is_held_by_choice(self) -> bool:
+        """Whether a limit of the user's own holds requests back."""
+        return isinstance(self._held_by, Limit) and self._held_by.is_chosen
+
     def _describe(self, limit: Limit) -> str:
         if limit.is_chosen:
             return f"{limit.how} {limit.value:g}"

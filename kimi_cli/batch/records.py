@@ -97,6 +97,7 @@ class BadRecord:
     message: str
     key: str
     row: JSON = field(default_factory=dict)
+    carried: JSON = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadReco
 
 def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
     """Make a record of one parsed *row*."""
-    source = row if isinstance(row, dict) else {}
+    source = _describe(row)
     name, identifier = None, name_by_place(number)
     try:
         if isinstance(row, RecordError):
@@ -129,8 +130,10 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         body = _complete(body, shape)
         payload = _encode(body)
     except RecordError as error:
-        key = _hash(f"{number}\0{error}".encode(errors="surrogatepass"))
-        return BadRecord(number, identifier, error.code, str(error), key, source)
+        # Not of what the message says: it names the file.
+        key = make_key(f"{number}\0{error.code}".encode(), name)
+        carried = source if shape.template is not None else _carry(source)
+        return BadRecord(number, identifier, error.code, str(error), key, source, carried)
     key = make_key(payload, name)
     most = body.get("max_completion_tokens", body.get("max_tokens"))
     return Record(
@@ -143,6 +146,18 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         name is not None,
         most if isinstance(most, int) else None,
     )
+
+
+def _describe(row: Any) -> JSON:
+    """Return *row* as an object, whatever it is."""
+    match row:
+        case dict():
+            return row
+        case str():
+            return {"prompt": row}
+        case list():
+            return {"messages": row}
+    return {}
 
 
 def name_by_place(number: int) -> str:
@@ -206,8 +221,13 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
         raise RecordError(
             "invalid_row", "a row needs 'body', 'messages' or 'prompt', or a template (--prompt)"
         )
-    used = BODY_FIELDS | {"prompt", "system"}
-    return body, {key: value for key, value in row.items() if key not in used}
+    return body, _carry(row)
+
+
+def _carry(row: JSON) -> JSON:
+    """Return the keys of *row* that are its own affair."""
+    used = BODY_FIELDS | {"prompt", "system", "body", "method", "url"}
+    return {key: value for key, value in row.items() if key not in used}
 
 
 def _apply_template(template: str, row: Any) -> tuple[JSON, JSON]:
@@ -225,7 +245,7 @@ def _read_batch_line(row: JSON) -> tuple[JSON, JSON]:
         raise RecordError("invalid_row", "'body' must be an object")
     if method != "POST" or not (url is None or str(url).endswith("/chat/completions")):
         raise RecordError("invalid_row", f"only POST to …/chat/completions, not {method} {url}")
-    used = {"body", "method", "url"}
+    used = ("body", "method", "url")
     return dict(body), {key: value for key, value in row.items() if key not in used}
 
 

@@ -47,7 +47,7 @@ def _head(result: Result) -> JSON:
     if result.error is not None:
         flaw = {"failed": result.error["class"]}
     elif result.lack is not None:
-        flaw = {"incomplete": re.sub("[^a-z_]", "_", result.lack)}
+        flaw = {"incomplete": re.sub("[^a-z_]", "_", result.lack.lower())}
     mark = {
         "key": result.record.key,
         **flaw,
@@ -70,7 +70,7 @@ def _write_batch(result: Result) -> JSON:
             "body": result.document,
         }
     line["error"] = result.error
-    carried = result.record.carried if isinstance(result.record, Record) else {}
+    carried = result.record.carried
     beside = {key: value for key, value in carried.items() if key not in _RESERVED}
     if inside := _find_hidden(result.record.id, carried):
         line["kimi"]["carried"] = inside
@@ -98,11 +98,12 @@ def _write_flat(result: Result) -> JSON:
 
 
 def _write_merge(result: Result) -> JSON:
-    row = {
-        key: value for key, value in result.record.row.items() if key not in ("custom_id", "kimi")
-    }
-    answer = _write_flat(result)
-    return _head(result) | row | {"kimi_response": {k: answer[k] for k in list(answer)[2:]}}
+    row = result.record.row
+    head, answer = _head(result), _write_flat(result)
+    if row.get("custom_id", result.record.id) != result.record.id:
+        head["kimi"]["carried"] = {"custom_id": row["custom_id"]}
+    beside = {key: value for key, value in row.items() if key not in ("custom_id", "kimi")}
+    return head | beside | {"kimi_response": {k: answer[k] for k in list(answer)[2:]}}
 
 
 def _write_text(result: Result) -> Any:
@@ -124,10 +125,10 @@ def name_format(line: bytes) -> str | None:
         keys = list(codec.loads(line))[2:]  # behind those of _head
     except ValueError:
         return None
-    if keys[-1:] == ["kimi_response"]:
-        return "merge"
     if keys[:3] == ["id", "response", "error"]:
         return "batch"
+    if keys[-1:] == ["kimi_response"]:
+        return "merge"
     return "flat" if keys[:1] == ["content"] else None
 
 

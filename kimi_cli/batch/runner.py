@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.refusals import Refused, Verdict
-from kimi_cli.api.retry import RetryPolicy, is_transient
+from kimi_cli.api.retry import RetryPolicy, is_foreign, is_transient
 from kimi_cli.batch.breaker import Breaker
 from kimi_cli.batch.gauges import Ticket
 from kimi_cli.batch.intake import Intake
@@ -32,10 +32,10 @@ from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import (
     ExitStatus,
     KimiError,
-    NotTheApi,
     OutputFailed,
     StreamTruncated,
     TimedOut,
+    Unreachable,
 )
 
 _TICK = 0.2
@@ -215,22 +215,25 @@ class Runner:
                 heapq.heappush(self._waiting, (now, next(self._order), self._next))
                 self._next = None
             return job
-        if self._next is not None:
-            return self._next
+        return self._next or self._admit()
+
+    def _admit(self) -> Job | None:
+        """Return the next fresh row that can be sent; those before it are written as errors."""
         bad: list[Result] = []
-        while True:
-            if self._has_all_rows():
-                return None
+        job: Job | None = None
+        while job is None and not self._has_all_rows():
             record = self._take_record()
-            if record is not None:
-                self._sink.expect(record.number)
-            if not isinstance(record, BadRecord):
+            if record is None:
                 break
-            self.tally.failed += 1
-            bad.append(blame(record))
+            self._sink.expect(record.number)
+            if isinstance(record, BadRecord):
+                self.tally.failed += 1
+                bad.append(blame(record))
+            else:
+                job = Job(record, self._estimate_tokens(record))
         if bad:
             self._sink.write(bad)
-        return None if record is None else Job(record, self._estimate_tokens(record))
+        return job
 
     def _take_record(self) -> Record | BadRecord | None:
         """Take the next row; input that cannot be read ends the run, but not what is in flight."""
@@ -300,8 +303,9 @@ class Runner:
                 outcome = self._outcomes.get_nowait()
         except Empty:
             pass
-        if results:
-            self._sink.write(results)
+        finally:
+            if results:
+                self._sink.write(results)
 
     def _judge(self, outcome: Outcome) -> list[Result]:
         """Learn from *outcome*; return the results that are final now."""
@@ -311,18 +315,19 @@ class Runner:
         if error is None:
             return self._accept(outcome, job.ticket)
         self.tally.trouble = str(error)
-        if isinstance(error, Refused):
+        if isinstance(error, Refused) and not is_foreign(error):
             return self._judge_refusal(outcome, error, job.ticket)
         self.pace.fail(outcome.at, in_time=not isinstance(error, TimedOut))
-        if isinstance(error, (TimedOut, StreamTruncated)):
+        if isinstance(error, StreamTruncated) or (isinstance(error, TimedOut) and error.sent):
             self.tally.unknown += 1
-        if self.tally.answered or not isinstance(error, NotTheApi):
+        if self.tally.answered or not is_foreign(error):
             self._breaker.note(outcome.at, good=False)
-        if not is_transient(error) and not isinstance(error, NotTheApi):
+        worked = isinstance(error, Unreachable) and self.tally.answered
+        if is_transient(error) or is_foreign(error) or worked:
+            self._try_again(outcome)
+        else:
             self.stop(str(error), error.status, drain=_DRAIN)
             self._give_up(outcome)
-        else:
-            self._try_again(outcome)
         return []
 
     def _accept(self, outcome: Outcome, ticket: Ticket) -> list[Result]:
@@ -404,7 +409,7 @@ class Runner:
         if delay is not None and not self._stopping:
             job.attempts = attempt
             self._wait(job, outcome.at + delay)
-        elif isinstance(error, NotTheApi) and not self.tally.answered:
+        elif is_foreign(error) and not self.tally.answered:
             self._suspect(outcome)
         else:
             self._give_up(outcome)
@@ -434,7 +439,7 @@ class Runner:
         suspects, self._suspects = self._suspects, []
         results = []
         for outcome in suspects:
-            if isinstance(outcome.error, Refused):
+            if outcome.error is not None and not is_foreign(outcome.error):
                 self.tally.failed += 1
                 results.append(fail(outcome, "permanent"))
             else:
@@ -450,6 +455,8 @@ class Runner:
         plan, tally = self._plan, self.tally
         if self._flying or self._waiting or self._next:
             self._busy = now
+            if self._next is not None and self.pace.is_held_by_choice:
+                self._progressed = now  # as the user wants it
         else:
             self._progressed = now  # it is the input that keeps us waiting
             if self._suspects and not self._intake.ended and now - self._busy > _COURTESY:

@@ -79,7 +79,7 @@ def select(
 
     After a row that must not be run (its id came before, or what it asks has changed) none is
     yielded any more, but all are counted. *note_place* is told the key and the number of every
-    row that may have a line of output.
+    row that may have a line of output, and the hashed id of one whose line has another key.
     """
     sieve = _Sieve(done, rules, tally)
     for record in records:
@@ -88,8 +88,10 @@ def select(
             continue
         if note_place is not None:
             note_place(bytes.fromhex(fresh.key), fresh.number)
+            if sieve.is_kept(fresh):
+                note_place(hash_id(fresh.id), fresh.number)
         if sieve.is_wanted(fresh):
-            yield fresh
+            yield sieve.rename(fresh)
 
 
 class _Sieve:
@@ -123,20 +125,31 @@ class _Sieve:
         if not rules.show_duplicates:
             return None
         message = f"the id {record.id} came before; see --allow-duplicate-ids"
-        return BadRecord(record.number, record.id, "duplicate_id", message, record.key)
+        return BadRecord(
+            record.number,
+            record.id,
+            "duplicate_id",
+            message,
+            record.key,
+            record.row,
+            record.carried,
+        )
+
+    def is_kept(self, record: Record | BadRecord) -> bool:
+        """Tell whether a row has a line though it asks something else now."""
+        done = self._done
+        return bytes.fromhex(record.key) not in done.keys and hash_id(record.id) in done.ids
 
     def is_wanted(self, record: Record | BadRecord) -> bool:
         """Tell whether a row is to be run; count it where it is not."""
         done, rules, tally = self._done, self._rules, self._tally
         key, name = bytes.fromhex(record.key), hash_id(record.id)
         if key in done.keys or name in done.elsewhere:
-            tally.skipped += 1
-            tally.failed_before += key in done.failed
-            tally.incomplete_before += key in done.incomplete
+            self._skip(key, name, by_id=False)
             return False
         if name in done.ids and rules.on_change != "redo" and not rules.allow_duplicates:
             if rules.on_change == "keep":
-                tally.skipped += 1
+                self._skip(key, name, by_id=True)
                 return False
             _count(tally.first_changed, record.id)
             tally.changed += 1
@@ -145,39 +158,61 @@ class _Sieve:
             return False
         return True
 
+    def rename(self, record: Record | BadRecord) -> Record | BadRecord:
+        """Name a row without an id anew where a line that stays has the name of its place."""
+        if record.id != name_by_place(record.number) or hash_id(record.id) not in self._done.ids:
+            return record
+        return replace(record, id=f"{record.id}-{record.key[:8]}")
 
-def refuse_wrong_input(records: Iterator[Record | BadRecord]) -> Iterator[Record | BadRecord]:
+    def _skip(self, key: bytes, name: bytes, *, by_id: bool) -> None:
+        """Count a row that is done, and what its line lacks."""
+        done, tally = self._done, self._tally
+        tally.skipped += 1
+        tally.failed_before += done.failed.holds(key, name, by_id=by_id)
+        tally.transient_before += done.transient.holds(key, name, by_id=by_id)
+        tally.incomplete_before += done.incomplete.holds(key, name, by_id=by_id)
+
+
+def refuse_wrong_input(
+    records: Iterator[Record | BadRecord], *, holds: bool = True
+) -> Iterator[Record | BadRecord]:
     """Hold bad rows back until a good one has come: ten bad ones are a wrong file or option.
 
-    Raises BadInput for that, before any request.
+    Raises BadInput for that, before any request. Where it *holds* nothing back, who waits for a
+    line before the next row gets one.
     """
     held: list[BadRecord] = []
     for record in records:
-        if isinstance(record, BadRecord):
-            held.append(record)
-            if len(held) == _WRONG_FROM_THE_START:
-                raise BadInput(
-                    f"the first {len(held)} rows are all bad (row {held[0].number}: "
-                    f"{held[0].message}); is this the right file, or is --prompt, --lines or "
-                    "--csv missing?"
-                )
-            continue
-        yield from held
-        yield record
-        break
+        if not isinstance(record, BadRecord):
+            yield from held if holds else ()
+            yield record
+            break
+        held.append(record)
+        if len(held) == _WRONG_FROM_THE_START:
+            raise BadInput(
+                f"the first {len(held)} rows are all bad (row {held[0].number}: "
+                f"{held[0].message}); is this the right file, or is --prompt, --lines or "
+                "--csv missing?"
+            )
+        if not holds:
+            yield record
     else:
-        yield from held
+        yield from held if holds else ()
     yield from records
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The ids whose rows ask something else now, and the keys of all that is asked now."""
+    """What this run's rows ask now, against what is done."""
 
     ids: HashSet
+    """Those of rows that ask something else now."""
     places: HashSet
     """Ids by place whose rows brought no id that could be read, and do now."""
     wanted: HashSet
+    """The keys of all that is asked now."""
+    names: HashSet
+    """All ids."""
 
     def __bool__(self) -> bool:
         """Tell whether anything has changed."""
@@ -188,16 +223,24 @@ class Changes:
         has_changed = hash_id(name) in self.ids or (failed and hash_id(name) in self.places)
         return has_changed and key not in self.wanted
 
+    def concern(self, name: str, key: bytes) -> bool:
+        """Tell whether a line of that id and key belongs to a row of this run."""
+        return key in self.wanted or hash_id(name) in self.names
 
-def find_changes(records: Iterable[Record | BadRecord], done: Done) -> Changes:
-    """Compare all *records* with what is done."""
-    changes = Changes(HashSet(8), HashSet(8), HashSet(16))
-    for record in records:
-        key = bytes.fromhex(record.key)
+
+def find_changes(records: Iterable[Record | BadRecord], done: Done, rules: Rules) -> Changes:
+    """Compare all *records* of this run with what is done."""
+    changes = Changes(HashSet(8), HashSet(8), HashSet(16), HashSet(8))
+    sieve = _Sieve(done, rules, Tally())
+    for row in records:
+        if (record := sieve.judge(row)) is None:
+            continue
+        key, name = bytes.fromhex(record.key), hash_id(record.id)
         changes.wanted.add(key)
+        changes.names.add(name)
         if isinstance(record, BadRecord):
             continue
-        if key not in done.keys and (name := hash_id(record.id)) in done.ids:
+        if key not in done.keys and name in done.ids:
             changes.ids.add(name)
         if (place := hash_id(name_by_place(record.number))) in done.ids:
             changes.places.add(place)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from kimi_cli.batch.ledger import Ledger, read_head, rewrite
+from kimi_cli.batch.ledger import Ledger, hash_id, read_head, rewrite
 from kimi_cli.batch.results import Result, encode_results
 from kimi_cli.errors import OutputClosed, OutputFailed
 from kimi_cli.terminal import write_whole
@@ -222,6 +222,12 @@ class Places:
         return self._numbers[self._order[place]]
 
 
+def _find_place(places: Places, name: str, key: bytes) -> int:
+    """Look by the key first; a row that asks something else now is known by its id."""
+    place = places.find(key)
+    return place if place < sys.maxsize else places.find(hash_id(name))
+
+
 def sort_by_place(path: Path, places: Places) -> None:
     """Rewrite a finished output in the order of the input. Raises OutputFailed."""
     with open(path, "rb") as file, rewrite(path) as new:
@@ -230,7 +236,7 @@ def sort_by_place(path: Path, places: Places) -> None:
         start = 0
         for line in file:
             lines.append(start)
-            numbers.append(places.find(read_head(line)[1]))
+            numbers.append(_find_place(places, *read_head(line)))
             start += len(line)
         lines.append(start)
         for index in sorted(range(len(numbers)), key=numbers.__getitem__):

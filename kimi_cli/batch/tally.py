@@ -29,8 +29,9 @@ class Tally:
     skipped: int = 0
     """Rows that an earlier run had finished."""
     failed_before: int = 0
+    transient_before: int = 0
     incomplete_before: int = 0
-    """Rows among them whose line holds an error, or an answer that ended early."""
+    """Rows among them whose line holds an error (one that may pass), or a part of an answer."""
     answered: int = 0
     incomplete: int = 0
     """Answers among them that ended early, by length or content filter say, or are empty."""
@@ -161,7 +162,13 @@ class Tally:
                 f"{self._tell_held()}; see --allow-duplicate-ids"
             )
         if failed := self.failed + self.failed_before:
-            return f"{_count(failed, 'row')} failed for good; the output says why"
+            again = (
+                f"; --retry-failed transient asks for {self.transient_before} again"
+                if self.transient_before
+                else ""
+            )
+            for_good = "" if self.transient_before == failed else " for good"
+            return f"{_count(failed, 'row')} failed{for_good}; the output says why{again}"
         incomplete = self.incomplete + self.incomplete_before
         answers = _count(incomplete, "answer")
         return f"{answers} ended early or empty; see finish_reason, or raise --max-tokens"

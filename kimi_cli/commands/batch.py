@@ -398,6 +398,8 @@ def _read_shard(text: str | None) -> Shard | None:
 def _name_output(path: Path | None, shard: Shard | None) -> Path | None:
     if path is None or str(path) == STDIN:
         return None
+    if not path.name:
+        raise CannotCreate(f"cannot create {path}: it is a folder; name a file with -o")
     if "{shard}" not in str(path):
         return path
     if shard is None:
