@@ -46,7 +46,7 @@ _PIECE = 65536
 _KEEP_ALIVE = 45
 """Seconds of silence after which TCP asks whether the other side is still there: routers forget
 a quiet connection after some minutes."""
-_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL")
+_NO_TLS = ("wrong_version_number", "http_request", "unsupported_protocol")
 _CUTS = (RemoteDisconnected, IncompleteRead)
 _AHEAD = 256 * 1024
 """Bytes that may be received ahead of a slow reader, and so be decoded in one go."""
@@ -358,7 +358,7 @@ def _explain_tls(error: ssl.SSLError, what: str, route: Route) -> Unreachable:
         known = f"its CA is not in {route.ca_bundle}" if route.ca_bundle else hint
         return Unreachable(f"cannot trust {what}; {known}")
     # A host without TLS stays one; another may be behind a proxy that restarts.
-    return Unreachable(f"no TLS with {what}", transient=error.reason not in _NO_TLS)
+    return Unreachable(f"no TLS with {what}", transient=(error.reason or "").lower() not in _NO_TLS)
 
 
 def _find_flaw(ca_bundle: str | None) -> str | None:
