@@ -305,7 +305,7 @@ def test_a_limit_may_be_worded_in_any_way(
 ) -> None:
     """What is refused for load, or by a server that fails, is asked again: no row has failed."""
     write_rows(source, make_rows(3))
-    server.script(LIMITED[how])
+    server.script(*[LIMITED[how]] * 3)
     server.answer(echo)
     result = batch(str(source), "-o", str(out), "-c", "1")
     assert result.status == 0, result.error

@@ -18,6 +18,7 @@ from kimi_cli.batch.pace import Pace
 SILENT_CONCURRENCY = Refusal(429, "rate_limited", "too many")
 SILENT_RATE = Refusal(429, "too_many_requests", "slow down")
 SILENT = Refusal(429, None, "Too Many Requests")
+OVERLOADED = Refusal(429, "engine_overloaded_error", "The engine is currently overloaded")
 
 
 def announce(limit: str, value: int) -> Refusal:
@@ -40,6 +41,11 @@ class Service:
     """How many answers it works on at once; further ones queue."""
     spread: float = 0.1
     """How different answers are: small for alike, 0.8 for those of a model."""
+    fickle: float = 0.0
+    """The share of requests that it refuses whatever is sent."""
+    excuse: Refusal = SILENT
+    """How it refuses those."""
+    dice: random.Random = field(default_factory=lambda: random.Random(3))
     changes: dict[float, dict[str, int]] = field(default_factory=dict)
     """What its limits are from some moment on."""
     busy: int = 0
@@ -52,6 +58,8 @@ class Service:
             vars(self).update(self.changes.pop(moment))
         while self.arrivals and self.arrivals[0] <= now - self.period:
             self.arrivals.popleft()
+        if self.fickle and self.dice.random() < self.fickle:
+            return self.excuse
         if self.concurrency is not None and self.busy >= self.concurrency:
             return self.too_many
         if self.rate is not None and len(self.arrivals) >= self.rate:
@@ -183,6 +191,50 @@ def test_limits_are_learned(name: str) -> None:
         run = simulate(Service(**service), rows, Pace(), seed)
         assert run.seconds <= slack * bound
         assert run.refused <= refusals
+
+
+MOODS = {
+    "concurrency": SILENT_CONCURRENCY,
+    "rate": SILENT_RATE,
+    "nothing": SILENT,
+    "overload": OVERLOADED,
+}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.15])
+@pytest.mark.parametrize("words", MOODS)
+def test_refusals_at_any_pace_are_no_limit(words: str, share: float) -> None:
+    """A service that refuses some whatever is sent is not asked ever more slowly."""
+    usual = simulate(Service(1.0), 3000, Pace()).seconds
+    runs = [
+        simulate(
+            Service(1.0, fickle=share, excuse=MOODS[words], dice=random.Random(seed)),
+            3000,
+            Pace(),
+            seed,
+        )
+        for seed in range(10)
+    ]
+    assert sum(run.seconds for run in runs) <= 3.5 * 10 * usual
+    assert sum(run.refused for run in runs) <= 1.3 * share * 30_000
+
+
+@pytest.mark.parametrize(("words", "share"), [("concurrency", 0.02), ("overload", 0.02)])
+def test_a_limit_is_found_among_refusals_at_any_pace(words: str, share: float) -> None:
+    """It is kept: what is refused beside the usual is little, and so is the time that is lost."""
+    runs = [
+        simulate(
+            Service(
+                0.2, concurrency=20, fickle=share, excuse=MOODS[words], dice=random.Random(seed)
+            ),
+            3000,
+            Pace(),
+            seed,
+        )
+        for seed in range(10)
+    ]
+    assert sum(run.seconds for run in runs) <= 1.5 * 10 * 30
+    assert sum(run.refused for run in runs) <= 10 * (share * 3000 + 60)
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.8])

@@ -17,6 +17,19 @@ _PATIENCE, _MOST_PATIENCE = 30.0, 120.0
 """Seconds before more is tried; they double each time it is in vain."""
 _STEP, _NEXT_STEP = 0.05, 5.0
 """Share by which a limit is raised first, and the seconds before it is raised by twice as much."""
+_NEAR = 12
+"""Requests among which refusals that stand close are a row of them."""
+_ROW, _SURPLUS = 0.5, 0.2
+"""Shares beyond the usual one: of those near for a row, of the last fifty or so for a limit."""
+_RECENT = 0.02
+_SINGLES, _AGAIN = 3, 2
+"""Single refusals that give rise to a trial, and those in it that settle it."""
+_TRIAL = 5.0
+"""A trial lasts until that many refusals should have come, were they to come as before."""
+_MOST, _WEIGHT = 0.25, 100
+"""The largest share that is borne, and the requests for which its first estimate counts."""
+_GUILT = 3
+"""Refusals that are believed at once after a trial without any."""
 _SAMPLE = 48
 """Answers that are judged by, at least: they are of very different length."""
 _GAIN = 1.25
@@ -31,6 +44,8 @@ class Ticket:
     tokens: float
     place: int = 1
     """How many were in flight then, this one among them."""
+    number: int = 0
+    """Which request of the run it is."""
 
 
 class Limit:
@@ -51,6 +66,10 @@ class Limit:
         """When it was last lowered or raised."""
         self._patience = _PATIENCE
         self._steps = 0
+
+    def is_kept(self, ticket: Ticket) -> bool:
+        """Tell whether *ticket* left within this limit, which was known and not tried beyond."""
+        return bool(self.how) and not self._steps and ticket.sent > self.changed
 
     @property
     def is_chosen(self) -> bool:
@@ -132,6 +151,78 @@ class Meter:
             if excess <= 0:
                 return max(0.0, wait)
         return 0.0
+
+
+class Doubt:
+    """Whether refusals have to do with the pace at all.
+
+    A limit refuses in rows, and nothing below it. But a service that is busy with others, or has
+    many accounts behind one door, refuses one request in twenty whatever one does, and to go
+    slower helps nobody. So single refusals within a limit that is kept are put to a trial: for a
+    while everything goes slower, and if as many come then, it is not the pace.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a suspicion."""
+        self.share = 0.0
+        """The share of requests that is refused at any pace; 0 while nothing speaks for one."""
+        self._prior = self._recent = 0.0
+        self._refused: deque[int] = deque(maxlen=_NEAR)
+        self._guilt = 0
+        self._number = 0
+        self._start()
+
+    def _start(self) -> None:
+        """Count anew."""
+        self._first = self._number
+        self._singles = 0
+        self._last: int | None = None
+        """The request with which a trial ends, while there is one."""
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether requests go slower now, to see what comes of it."""
+        return self._last is not None
+
+    def admit(self, number: int) -> None:
+        """Note that request *number* leaves; a trial ends in which hardly any was refused."""
+        self._number = number
+        self._recent *= 1 - _RECENT
+        if self._last is not None and number > self._last:
+            self._start()
+            self._guilt = _GUILT
+
+    def refuse(self, number: int) -> None:
+        """Note that request *number* was refused."""
+        self._recent += _RECENT
+        self._refused.append(number)
+
+    def excuses(self, number: int) -> bool:
+        """Tell whether the pace is not to blame for a refusal within a limit that is kept."""
+        near = sum(number - _NEAR < other <= number for other in self._refused)
+        in_a_row = near > _NEAR * (self.share + _ROW) or self._recent > self.share + _SURPLUS
+        if in_a_row or self._guilt:
+            self._guilt = max(0, self._guilt - 1)
+            if not self.share:
+                self._start()
+            return False
+        if number > self._first:
+            self._singles += 1
+            self._weigh()
+        return True
+
+    def _weigh(self) -> None:
+        count = self._number - self._first
+        share = self._singles / count
+        if self.share:
+            # A burst that turns out to be a row must not pass for what is usual.
+            self.share = min(_MOST, (self._prior * _WEIGHT + self._singles) / (_WEIGHT + count))
+        elif self.is_trying and self._singles >= _AGAIN:
+            self.share = self._prior = min(_MOST, share)
+            self._start()
+        elif not self.is_trying and self._singles >= _SINGLES:
+            self._start()
+            self._last = self._number + int(_TRIAL / share)
 
 
 class Ramp:

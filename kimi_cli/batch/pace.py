@@ -3,6 +3,7 @@
 What a service announces is believed, what it keeps silent is learned: a refusal for concurrency
 sets the limit to what was admitted at that moment, a refusal for rate to what was admitted in the
 last window. Rate windows are mirrored here, so a known limit is kept without being asked for.
+What refuses now and then at any pace is no limit, and slows nothing down.
 Where nothing is refused, more is sent at once only as long as that brings more.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 
-from kimi_cli.batch.gauges import Limit, Meter, Ramp, Ticket
+from kimi_cli.batch.gauges import Doubt, Limit, Meter, Ramp, Ticket
 from kimi_cli.batch.notices import Kind, Notice
 
 START = 16
@@ -21,6 +22,8 @@ _LEAST_GAP = 0.005
 """Seconds between two requests that are worth keeping."""
 _LEAST_RELEASE, _LONGEST_RELEASE = 1.0, 10.0
 _LONGEST_HESITATION = 5.0
+_SLOWER = 1.5
+"""How much slower requests leave while it is tried whether that helps."""
 _WELL_WITHIN = 0.8
 """Share of a limit below which it cannot be this one that a refusal speaks of."""
 
@@ -60,6 +63,10 @@ class Pace:
         """The seconds over which requests leave one by one after a pause."""
         self._latency: float | None = None
         self._sent = -math.inf
+        self._number = 0
+        self._gap = 0.0
+        """Seconds between two requests, of late."""
+        self._doubt = Doubt()
         self._announces = False
         self._lowered = -math.inf
         self._held_by: Limit | str | None = None
@@ -103,9 +110,10 @@ class Pace:
 
         None means that no time helps: one in flight must come back first.
         """
-        if self.in_flight >= int(self.limit):
+        if self.in_flight >= int(self.limit) and not self._doubt.is_trying:
             self._grow(now)
-        if self.in_flight >= int(self.limit):
+        allowed = self.limit / _SLOWER if self._doubt.is_trying else self.limit
+        if self.in_flight >= max(1, int(allowed)):
             self._held_by = None
             return None
         wait = self._sent + self._find_gap(now) - now
@@ -136,7 +144,7 @@ class Pace:
         """
         if _MINUTE in self._rates and self._rates[_MINUTE].value < 1:
             return _MINUTE / self._rates[_MINUTE].value
-        gap = 0.0
+        gap = _SLOWER * self._gap if self._doubt.is_trying else 0.0
         if now < self._pause_until + self._release:
             gap = self._release / self.limit
         elif self._announces and not self._rates and self._latency is not None:
@@ -146,8 +154,12 @@ class Pace:
     def admit(self, now: float, tokens: float = 0.0) -> Ticket:
         """Count one request as sent at *now*."""
         self.in_flight += 1
+        self._number += 1
+        if not self._doubt.is_trying and self._number > 1:
+            self._gap = 0.9 * self._gap + 0.1 * (now - self._sent)
         self._sent = now
-        ticket = Ticket(now, tokens, self.in_flight)
+        self._doubt.admit(self._number)
+        ticket = Ticket(now, tokens, self.in_flight, self._number)
         for meter in self._meters.values():
             meter.add(ticket, 1, tokens)
         return ticket
@@ -183,6 +195,9 @@ class Pace:
         for meter in self._meters.values():
             meter.add(ticket, -1, -ticket.tokens)
         self._announces = self._announces or notice.limit is not None
+        self._doubt.refuse(ticket.number)
+        if notice.limit is None and self._is_excused(notice.kind, ticket):
+            return
         kind = self._guess(notice.kind, ticket)
         if kind is Kind.CONCURRENCY:
             self._learn_concurrency(notice, ticket, now)
@@ -197,6 +212,28 @@ class Pace:
             self._pause_until = max(self._pause_until, now + (retry_after or 0.0))
             least = _LEAST_RELEASE if retry_after else 0.0
             self._release = min(_LONGEST_RELEASE, max(least, self._latency or 1.0))
+
+    def _is_excused(self, kind: Kind, ticket: Ticket) -> bool:
+        """Tell whether no limit explains a refusal; what was learned by such is forgotten."""
+        knew = self._doubt.share
+        if not (knew or self._has_kept(kind, ticket)) or not self._doubt.excuses(ticket.number):
+            return False
+        if self._doubt.share and not knew:
+            self._ceiling = Limit(self._ceiling.top, "", top=self._ceiling.top)
+            self._rates = {
+                period: limit for period, limit in self._rates.items() if limit.top < math.inf
+            }
+            self._pause_until = now = ticket.sent
+            self._set_limit(self.limit, now)
+        return True
+
+    def _has_kept(self, kind: Kind, ticket: Ticket) -> bool:
+        """Tell whether a request left within all that is known of the limits of *kind*."""
+        if kind is Kind.RATE or (kind is Kind.UNKNOWN and self._silent is Kind.RATE):
+            learned = [limit for limit in self._rates.values() if not limit.is_chosen]
+        else:
+            learned = [self._ceiling]
+        return bool(learned) and all(limit.is_kept(ticket) for limit in learned)
 
     def restart(self, now: float) -> None:
         """Begin again at a quarter, after the service was down."""
