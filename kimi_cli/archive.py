@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISFIFO
+from stat import S_ISFIFO, S_ISREG
 
 from kimi_cli.conversation import Conversation, Entry, read_entry
 from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, TemporaryFailure
@@ -135,7 +135,20 @@ class ConversationFile:
         """
         self.read()
         self._make_folder()
-        self._put(b"".join(entry.encode() for entry in entries))
+        self._put(b"".join(entry.encode() for entry in entries), os.replace)
+
+    def create(self, entries: Sequence[Entry]) -> None:
+        """Begin with *entries*, whoever else wants to at this moment.
+
+        Raises BadInput when there is a conversation of that name, and as ``append`` does.
+        """
+        self._make_folder()
+        try:
+            self._put(b"".join(entry.encode() for entry in entries), os.link)
+        except FileExistsError:
+            raise BadInput(
+                f"there is a conversation '{self.name}' already; choose another name"
+            ) from None
 
     def remove(self, numbers: Collection[int]) -> None:
         """Take the messages of these numbers (from 0) out again.
@@ -158,24 +171,30 @@ class ConversationFile:
                 os.ftruncate(descriptor, sum(map(len, left)))
                 self._note(descriptor)
             else:
-                self._put(b"".join(left))
+                self._put(b"".join(left), os.replace)
 
-    def _put(self, data: bytes) -> None:
-        """Give the name to a new file with *data*: all of it, or the old one stays."""
+    def _put(self, data: bytes, give_name: Callable[[str, str], None]) -> None:
+        """Give the name to a new file with *data*: all of it, or the old one stays.
+
+        A link stays a link. Raises OutputFailed, and FileExistsError where *give_name* does.
+        """
         import tempfile  # noqa: PLC0415 - takes long to load, and is needed rarely
 
+        real = os.path.realpath(self.path)
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".")
+            descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".")
             with contextlib.closing(os.fdopen(descriptor, "wb")) as file:
                 try:
                     os.fchmod(descriptor, 0o600)
                     file.write(data)
                     file.flush()
-                    os.replace(temporary, self.path)
-                except BaseException:
-                    os.unlink(temporary)
-                    raise
+                    give_name(temporary, real)
+                finally:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(temporary)
                 self._note(descriptor)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -197,6 +216,8 @@ class ConversationFile:
             except OSError as error:
                 raise CannotCreate(f"cannot write {self.path}: {error.strerror}") from error
             try:
+                if not S_ISREG(os.fstat(descriptor).st_mode):
+                    raise CannotCreate(f"cannot write {self.path}: it is no regular file")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 stat = os.fstat(descriptor)
                 if self._is_current(stat):
@@ -308,7 +329,7 @@ def _is_torn(tail: bytes) -> bool:
         return False
     try:
         json.loads(rest)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return rest != tail
 

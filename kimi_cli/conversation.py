@@ -7,6 +7,7 @@ two processes may talk in one conversation at the same time.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -85,12 +86,23 @@ class Entry:
         content = self.message.content if isinstance(self.message.content, list) else []
         parts = [f"[{part.get('type') or 'something'}]" for part in content if "text" not in part]
         calls = [f"```json\n{codec.dumps(call)}\n```" for call in self.message.tool_calls]
-        return "\n\n".join(filter(None, [self.message.text, *parts, *calls]))
+        return "\n\n".join(filter(None, [_close_fence(self.message.text), *parts, *calls]))
 
     def encode(self) -> bytes:
         """Return the line of the record."""
         shown = {**self.message.to_json(), **self.facts}
         return mend_surrogates(codec.dumps(shown)).encode() + b"\n"
+
+
+def _close_fence(text: str) -> str:
+    """End a block of code that *text* leaves open, as an answer does that was cut off in it."""
+    fence = ""
+    for mark, rest in re.findall(r"(?m)^ {0,3}(`{3,}|~{3,})([^\n]*)$", text):
+        if not fence:
+            fence = "" if mark[0] in rest and mark[0] == "`" else mark
+        elif mark.startswith(fence) and not rest.strip():
+            fence = ""
+    return f"{text}\n{fence}" if fence else text
 
 
 _KINDS: dict[str, type] = {
@@ -247,6 +259,12 @@ class Conversation:
         for turn in self.list_turns():
             messages += turn.make_messages(with_reasoning=with_reasoning)
         return messages
+
+
+def count_tokens(usage: JSON, key: str) -> int | None:
+    """Return a figure of *usage*; None where the host left it out, or sent nonsense."""
+    value = usage.get(key)
+    return value if type(value) is int and 0 <= value < 2**53 else None
 
 
 def make_turn_id() -> str:

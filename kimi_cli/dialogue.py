@@ -81,6 +81,8 @@ class Dialogue:
         self._must_save = must_save
         self._told = False
         """Whether the loser of this turn was told."""
+        self._unsaved: list[Entry] = []
+        """Answers that found no place in the file yet; they go there with what is said next."""
 
     def compose(
         self,
@@ -127,18 +129,24 @@ class Dialogue:
         gone = {id(entry) for entry in turns[-1].entries}
         entries = self.conversation.entries
         if self.file is not None and not self._is_new:
+            unsaved = {id(entry) for entry in self._unsaved}
+            saved = [entry for entry in entries if id(entry) not in unsaved]
             try:
-                self.file.remove({n for n, entry in enumerate(entries) if id(entry) in gone})
+                self.file.remove({n for n, entry in enumerate(saved) if id(entry) in gone})
             except TemporaryFailure:
-                self.conversation = self.file.read() or self.conversation
+                self._read_anew(self.file)
                 raise
+        self._unsaved = [entry for entry in self._unsaved if id(entry) not in gone]
         self.conversation.entries = [entry for entry in entries if id(entry) not in gone]
         return turns[-1].title
 
     def move(self, file: ConversationFile) -> None:
-        """Keep a copy of what was said in *file*, and go on there."""
-        file.replace(self.conversation.entries)
-        self.file, self._is_new = file, False
+        """Keep a copy of what was said in *file*, which must not exist, and go on there.
+
+        Raises BadInput when it does.
+        """
+        file.create(self.conversation.entries)
+        self.file, self._is_new, self._unsaved = file, False, []
 
     def _add(self, entries: list[Entry]) -> None:
         """Add to the conversation and to its file, where somebody else may have spoken."""
@@ -148,10 +156,11 @@ class Dialogue:
             self.file.replace([*self.conversation.entries, *entries])
             self.conversation.entries += entries
             self._is_new = False
-        elif self.file.append(entries):
+        elif self.file.append([*self._unsaved, *entries]):
+            self._unsaved = []
             self.conversation.entries += entries
         else:
-            self.conversation = self.file.read() or self.conversation
+            self._read_anew(self.file)
             if self._told:
                 return
             self._told = True
@@ -170,5 +179,10 @@ class Dialogue:
         except KimiError as error:
             self._warn(f"the answer is not saved: {error}")
             self.conversation.entries.append(entry)
+            self._unsaved.append(entry)
             if not self._must_save:
                 self.file = None
+
+    def _read_anew(self, file: ConversationFile) -> None:
+        self.conversation = file.read() or self.conversation
+        self._unsaved = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,11 @@ from kimi_cli.text import Text
 
 _LONG, _GROWTH = 4000, 1.1
 """Letters of a block from which on it is looked at only when it has grown by so much."""
+_OVER = ("heading_open", "hr")
+_OVER_AT_BLANK = ("paragraph_open", "table_open", "blockquote_open")
+"""Blocks that cannot go on, at all or beyond a blank line."""
+_DEEPEST = 100
+"""Levels of lists and quotes; what is deeper would be left out."""
 _INSTALL = "pip install 'kimi-pipe[markdown]'"
 
 
@@ -33,9 +39,9 @@ class MarkdownText:
         self._source = source
         self._find_width = find_width
         # HTML and images are text here: as markup they would be left out.
-        self._parser: Any = MarkdownIt("commonmark", {"html": False}).enable(
-            ["strikethrough", "table"]
-        )
+        self._parser: Any = MarkdownIt(
+            "commonmark", {"html": False, "maxNesting": _DEEPEST}
+        ).enable(["strikethrough", "table"])
         # An address that stands by itself, below the text, would be left out, too.
         self._parser.disable(["image", "reference"])
         self._markdown: Any = _fold_tables(Markdown)
@@ -51,19 +57,22 @@ class MarkdownText:
         self._parsed = 0
         """The length of the buffer when it was last looked at for the end of a block."""
         self._fence: re.Pattern[str] | None = None
+        self._searched = 0
         self._shown = False
 
     def feed(self, text: str) -> str:
         """Return the blocks that *text* completes, rendered, without a last line feed."""
         piece = self._source.feed(text)
         self._buffer += piece
-        if "\n" not in piece or (self._fence is not None and not self._fence.search(self._buffer)):
+        if "\n" not in piece or (self._fence is not None and not self._finds_fence()):
             return ""
         if len(self._buffer) > _LONG and len(self._buffer) < _GROWTH * self._parsed:
             return ""  # a long list or table is not parsed again with each line
-        lines = self._buffer.splitlines(keepends=True)
-        last = self._find_last_block("".join(lines))
-        ready, self._buffer = "".join(lines[:last]), "".join(lines[last:])
+        # A line that is not whole may be anything yet.
+        whole, feed, rest = self._buffer.rpartition("\n")
+        lines = (whole + feed).split("\n")
+        last = self._find_last_block(whole + feed)
+        ready, self._buffer = "\n".join(lines[:last]), "\n".join(lines[last:]) + rest
         self._parsed = len(self._buffer)
         return self._render(ready)
 
@@ -74,30 +83,53 @@ class MarkdownText:
             return self._render(ready)
         return ("\n\n" if self._shown and ready else "") + ready.rstrip("\n")
 
+    def _finds_fence(self) -> bool:
+        """Tell whether the end of the code has come, in what was not searched before."""
+        assert self._fence is not None  # noqa: S101 - the code has begun
+        start = self._buffer.rfind("\n", 0, self._searched)
+        self._searched = self._buffer.rfind("\n")
+        return self._fence.search(self._buffer, max(0, start)) is not None
+
     def _find_last_block(self, text: str) -> int:
-        """Return the line where the block begins that may still go on."""
+        """Return the line where the block begins that may still go on, be it the next line."""
         blocks = [t for t in self._parser.parse(text) if t.level == 0 and t.map]
-        self._fence = None
+        self._fence, self._searched = None, 0
         if not blocks:
             return 0
         last = blocks[-1]
         if last.type == "fence":
             # Until its end comes, all of this is code: do not parse it again with each line.
             self._fence = re.compile(rf"\n[ >]*{re.escape(last.markup)}[^\n]*\n(?=.)", re.DOTALL)
-        return int(last.map[0])
+        is_over = last.type in _OVER or (last.type in _OVER_AT_BLANK and _ends_blank(text))
+        return text.count("\n") if is_over else int(last.map[0])
 
     def _render(self, text: str) -> str:
         if not text.strip():
             return ""
         rendered = self._markdown("", hyperlinks=False, code_theme="ansi_dark")
-        rendered.parsed = self._parser.parse(text)
+        rendered.parsed = tokens = self._parser.parse(text)
         file = io.StringIO()
         self._console(file, self._find_width()).print(rendered, end="")
-        lines = [line.rstrip() for line in file.getvalue().strip("\n").split("\n")]
-        shown = "\n".join(lines)
+        shown = "\n".join(line.rstrip() for line in file.getvalue().strip("\n").split("\n"))
+        if not _is_complete(shown, tokens):
+            shown = text.strip("\n")
         shown = f"\n\n{shown}" if self._shown else shown
         self._shown = True
         return shown
+
+
+def _ends_blank(text: str) -> bool:
+    return text[:-1].rpartition("\n")[2].isspace() or text.endswith("\n\n")
+
+
+def _is_complete(shown: str, tokens: list[Any]) -> bool:
+    """Tell whether all letters of *tokens* are there: a narrow screen has no room for some."""
+    if any(token.level >= _DEEPEST - 2 for token in tokens):
+        return False
+    texts = [child.content for token in tokens for child in token.children or ()]
+    texts += [token.content for token in tokens if token.type in ("fence", "code_block")]
+    wanted = Counter(letter for text in texts for letter in text if letter.isalnum())
+    return wanted <= Counter(re.sub(r"\x1b\[[0-9;]*m", "", shown))
 
 
 def _fold_tables(markdown: Any) -> Any:

@@ -31,6 +31,8 @@ class Terminal:
         self.err_is_terminal = os.isatty(_ERR)
         self.colour_on_out = _allow_colour(self.out_is_terminal, environment)
         self.colour_on_err = _allow_colour(self.err_is_terminal, environment)
+        self.is_dumb = environment.get("TERM") in ("dumb", "unknown")
+        """Whether nothing on the screen can be moved or taken back."""
         self.quiet = False
         self.verbose = False
         self.on_write: Callable[[], None] | None = None
@@ -43,7 +45,8 @@ class Terminal:
 
     def find_columns(self) -> int:
         """Return the columns of the screen behind stdout, or stderr."""
-        if (columns := self._environment.get("COLUMNS", "")).isdigit():
+        columns = self._environment.get("COLUMNS", "")
+        if columns.isascii() and columns.isdigit() and int(columns) > 0:
             return int(columns)
         for descriptor in (_OUT, _ERR):
             with contextlib.suppress(OSError):
@@ -70,8 +73,7 @@ class Terminal:
 
     def takes_output(self) -> bool:
         """Tell whether stdout takes more at once, or its reader is stuck."""
-        _, ready, _ = select.select([], [_OUT], [], 0)
-        return bool(ready)
+        return _is_ready(_OUT)
 
     def show(self, text: str) -> None:
         """Write whole lines to stdout; on a terminal they are made harmless first."""
@@ -81,12 +83,23 @@ class Terminal:
         """Write *text* to stderr as it is; a stderr that takes nothing is no failure."""
         if self.on_write is not None:
             self.on_write()
-        self.draw(text)
+        self._write_err(text)
 
     def draw(self, text: str) -> None:
-        """Write a part of a screen to stderr, and leave a status line alone."""
+        """Write a part of a screen to stderr; a dumb one, or one that ^S stopped, does without."""
+        if not self.is_dumb and _is_ready(_ERR):
+            self._write_err(text)
+
+    def _write_err(self, text: str) -> None:
         with contextlib.suppress(OSError):
             write_whole(_ERR, _encode(self.redact(text)))
+
+    def address_screen(self, text: str) -> None:
+        """Write a control sequence to whichever of the two streams is a terminal."""
+        if self.err_is_terminal:
+            self.write_err(text)
+        elif self.out_is_terminal:
+            self.write(text)
 
     def note(self, text: str) -> None:
         """Write the reply to a person's own command, line by line, to stderr."""
@@ -128,6 +141,12 @@ class Terminal:
         """Write one line that only ``--verbose`` shows."""
         if self.verbose:
             self.complain(message)
+
+
+def _is_ready(descriptor: int) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return bool(select.select([], [descriptor], [], 0)[1])
+    return False
 
 
 def write_whole(descriptor: int, data: bytes) -> None:

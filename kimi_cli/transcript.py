@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from kimi_cli.api.messages import Delta
-from kimi_cli.errors import Terminated
+from kimi_cli.errors import OutputClosed, OutputFailed, Terminated
 from kimi_cli.terminal import Terminal
 from kimi_cli.text import Text
 
@@ -62,8 +63,11 @@ class Transcript:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         """End the last line, however the answer ended; a signal waits for no stuck reader."""
-        if kind is not Terminated or self._terminal.takes_output():
-            self.finish(at_once=kind is Terminated)
+        if kind is not Terminated:
+            self.finish()
+        elif self._terminal.takes_output():
+            with contextlib.suppress(OutputClosed, OutputFailed):  # the window may be closed
+                self.finish(at_once=True)
 
     def write(self, delta: Delta) -> None:
         """Show what *delta* adds."""

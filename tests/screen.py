@@ -20,7 +20,7 @@ class Screen:
         self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, columns: int = COLUMNS
     ) -> None:
         """Start *command* with nothing but *env*."""
-        variables = {**env, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        variables = {"TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **env}
         self.child = pexpect.spawn(
             command[0],
             list(command[1:]),

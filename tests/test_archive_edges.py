@@ -9,6 +9,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,15 @@ import test_conversation
 import test_log
 import test_talk
 from conftest import Kimi
-from server import ReplayServer, stream
+from server import ReplayServer, completion, stream
 from test_conversation import FIRST, NEXT, list_record, open_file, read_lines
 from test_log import DAY, assistant, encode, keep, user
 
-from kimi_cli.api.messages import Delta
+from kimi_cli.api.messages import Delta, Message
 from kimi_cli.archive import ConversationFile
 from kimi_cli.conversation import Manner
 from kimi_cli.dialogue import Dialogue
+from kimi_cli.errors import BadInput
 
 asking, mine = test_conversation.asking, test_conversation.mine
 folder, log, piped = test_log.folder, test_log.log, test_talk.piped
@@ -80,6 +82,7 @@ def test_what_is_no_message_is_no_torn_one(
         b'{ "role": "user", "conte',
         b"\0\0\0",
         b'{"role":"us\0\0\0',
+        b'{"role":"user","content":"x","y":' + b"[" * 200_000,
         encode(user("two"))[:-2],
         encode(user("two"))[:-1] + b"\0",
     ],
@@ -352,3 +355,75 @@ def test_lines_without_a_byte_order_mark(piped: Kimi, server: ReplayServer) -> N
     assert not server.requests
     result = piped("--encoding", "utf-16", stdin="one\ntwo\n".encode("utf-16"))
     assert (result.status, result.stdout) == (0, b"re: one\n\nre: two\n")
+
+
+CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_calls_of_tools_are_answers_apart(piped: Kimi, server: ReplayServer) -> None:
+    """A blank line parts them from the others as well."""
+    calls = completion(None, finish="tool_calls", tool_calls=[CALL])
+    server.script(completion("one"), calls, completion("three"))
+    result = piped("--no-stream", stdin=b"1\n2\n3\n")
+    first, second, third = result.stdout.decode().split("\n\n")
+    assert (first, third, result.status) == ("one", "three\n", 0), result.error
+    assert json.loads(second)[0]["id"] == "c1"
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("See:\n```python\nx = 1", "\n```"),
+        ("~~~~\n```\n~~~\nx", "\n~~~~"),
+        ("```\nx\n```", ""),
+        ("```\nx\n````  ", ""),
+        ("``` not a fence ```", ""),
+        ("````\n```\n````\n  ```js\ny", "\n```"),
+    ],
+)
+def test_a_cut_block_of_code_ends_with_its_answer(
+    log: Kimi, folder: Path, text: str, end: str
+) -> None:
+    """The next heading is not a part of it."""
+    keep(folder, "mine", user("q"), assistant(text), user("next"))
+    assert f"\n\n{text}{end}\n\n## Question" in log("show", "mine").stdout.decode()
+
+
+def test_words_are_found_across_spaces(log: Kimi, folder: Path) -> None:
+    """However many are between them, there or in what is looked for."""
+    keep(folder, "mine", user("Go   and\nsee more"))
+    assert log("search", "go  and  SEE").status == 0
+    assert b"Go and see more" in log("search", "go  and  SEE").stdout
+
+
+@pytest.mark.parametrize("columns", ["²", "0", "-1", "x", "٣"])
+def test_odd_widths_are_none(log: Kimi, folder: Path, columns: str) -> None:
+    """COLUMNS counts where it is a number."""
+    keep(folder, "mine", user("q"))
+    result = log.pty(env={"COLUMNS": columns}).wait()
+    assert (result.status, b"mine" in result.stdout) == (0, True)
+
+
+def test_a_name_is_given_once(tmp_path: Path) -> None:
+    """Of all that begin a conversation of one name at one moment, one does; the rest are told."""
+    for attempt in range(10):
+        barrier = threading.Barrier(8)
+        kept: list[int] = []
+
+        def begin(number: int, path: Path, barrier: threading.Barrier, kept: list[int]) -> None:
+            entry = replace(NEXT, message=Message("user", f"q{number}"))
+            barrier.wait(20)
+            with suppress(BadInput):
+                ConversationFile(path).create([entry])
+                kept.append(number)
+
+        path = tmp_path / f"{attempt}.jsonl"
+        arguments = [(number, path, barrier, kept) for number in range(8)]
+        threads = [threading.Thread(target=begin, args=each) for each in arguments]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert [line["content"] for line in read_lines(path)] == [f"q{number}" for number in kept]
+        assert len(kept) == 1
+    assert len(os.listdir(tmp_path)) == 10

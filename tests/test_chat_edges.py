@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import pty
 import re
+import select
+import signal
+import stat
+import subprocess
+import termios
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import test_log
 import test_talk
-from conftest import Kimi
+from conftest import CANARY, Kimi
 from screen import Screen
 from server import Barrier, Mark, ReplayServer, Stall, Wait, stream
 from test_log import Line, assistant, encode, keep, user
-from test_talk import Start, list_contents, read_record
+from test_talk import CONVERSATIONS, Start, list_contents, read_record
 
 chat, folder = test_talk.chat, test_log.folder
 
@@ -432,3 +441,272 @@ def test_a_quiet_chat_shows_no_wait(chat: Start, server: ReplayServer) -> None:
         screen.see_prompt()
         assert screen.lines == ["> question", "here", "", ">"]
         assert not re.search(rb"\d s\b", screen.received)
+
+
+# Odd surroundings
+
+
+@pytest.mark.parametrize("command", ["/undo", "/retry"])
+def test_an_unsaved_answer_is_taken_back_like_any_other(
+    chat: Start, server: ReplayServer, home: Path, command: str
+) -> None:
+    """Or saved with the next question; the file could not be written for a moment."""
+    gate = threading.Event()
+    server.script(stream("re: one"), stream("half", Barrier(gate), " an answer"))
+    path = home / CONVERSATIONS / "mine.jsonl"
+    with chat("-S", "mine") as screen:
+        say(screen, "one", "re: one")
+        say(screen, "two", "half")
+        aside = path.rename(path.with_suffix(".aside"))
+        path.mkdir()
+        gate.set()
+        screen.see("the answer is not saved: ")
+        path.rmdir()
+        aside.rename(path)
+        if command == "/undo":
+            say(screen, "/undo", "taken back: two")
+            assert list_contents_of(home, "mine") == ["one", "re: one"]
+            say(screen, "three", "re: three")
+        else:
+            say(screen, "/retry", "re: two")
+        screen.see_prompt()
+    asked = "three" if command == "/undo" else "two"
+    assert list_contents_of(home, "mine") == ["one", "re: one", asked, f"re: {asked}"]
+    assert list_contents(server.requests[-1]) == ["one", "re: one", asked]
+
+
+def test_an_unsaved_answer_is_saved_with_the_next_question(
+    chat: Start, server: ReplayServer, home: Path
+) -> None:
+    """The record has no gap then."""
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"))
+    path = home / CONVERSATIONS / "mine.jsonl"
+    with chat("-S", "mine") as screen:
+        say(screen, "one", "half")
+        aside = path.rename(path.with_suffix(".aside"))
+        path.mkdir()
+        gate.set()
+        screen.see("the answer is not saved: ")
+        path.rmdir()
+        aside.rename(path)
+        say(screen, "two", "re: two")
+        screen.see_prompt()
+    assert list_contents_of(home, "mine") == ["one", "half an answer", "two", "re: two"]
+
+
+def test_what_is_no_file_stays_as_it_is(
+    chat: Start, ask: Kimi, server: ReplayServer, home: Path, folder: Path
+) -> None:
+    """A pipe or device in place of the history, or behind a conversation's name."""
+    device = home / "device"
+    os.mkfifo(device, 0o644)
+    (home / ".local/state/kimi/history").symlink_to(device)
+    (folder / "mine.jsonl").symlink_to(device)
+    with chat() as screen:
+        say(screen, "one", "re: one")
+        screen.see_prompt()
+    result = ask("-S", "mine", "two")
+    assert result.status in (66, 73)
+    assert stat.S_IMODE(device.stat().st_mode) == 0o644
+
+
+def test_a_linked_conversation_stays_linked(
+    chat: Start, ask: Kimi, server: ReplayServer, home: Path, folder: Path
+) -> None:
+    """/undo takes its lines out of the file that the link names."""
+    keep(folder, "real", user("old"), assistant("a"))
+    (folder / "mine.jsonl").symlink_to(folder / "real.jsonl")
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"))
+    with chat("-S", "mine") as screen:
+        say(screen, "one", "half")
+        assert ask("-S", "mine", "theirs").status == 0
+        gate.set()
+        screen.see("an answer")
+        say(screen, "/undo", "taken back: theirs")
+        screen.see_prompt()
+    assert (folder / "mine.jsonl").is_symlink()
+    assert list_contents_of(home, "real") == ["old", "a", "one", "half an answer"]
+
+
+def test_a_question_that_is_not_kept_is_the_last_one(
+    chat: Start, server: ReplayServer, home: Path
+) -> None:
+    """/undo forgets it and nothing else; /new begins without it."""
+    path = home / CONVERSATIONS / "mine.jsonl"
+    with chat("-S", "mine") as screen:
+        say(screen, "one", "re: one")
+        screen.see_prompt()
+        aside = path.rename(path.with_suffix(".aside"))
+        path.mkdir()
+        say(screen, "two", "/retry asks again")
+        say(screen, "/undo", "taken back: two")
+        say(screen, "three", "/retry asks again")
+        say(screen, "/new", "a new conversation")
+        say(screen, "/retry", "there is nothing to ask again")
+        path.rmdir()
+        aside.rename(path)
+    assert list_contents_of(home, "mine") == ["one", "re: one"]
+    assert len(server.requests) == 1
+
+
+# Ends
+
+
+def reads_keys(screen: Screen) -> bool:
+    """Whether the terminal echoes and gathers lines, as it did before."""
+    modes: int = termios.tcgetattr(screen.child.child_fd)[3]
+    return bool(modes & termios.ECHO and modes & termios.ICANON)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_spares_what_is_being_edited(
+    chat: Start, home: Path, signum: signal.Signals
+) -> None:
+    """The editor may save it first; the keyboard is as it was, whatever the editor left."""
+    script = home / "editor"
+    script.write_text(
+        "#!/bin/sh\nstty raw -echo\ntrap 'echo saved > \"$1\"; exit 1' TERM HUP\n"
+        "echo open\nwhile :; do sleep 0.1; done\n"
+    )
+    script.chmod(0o755)
+    with chat(env={"EDITOR": str(script), "TMPDIR": str(home)}) as screen:
+        assert reads_keys(screen)
+        say(screen, "/edit draft", "open")
+        screen.child.kill(signum)
+        assert screen.end() == -signum
+        assert reads_keys(screen)
+        found = re.search(r"what was being edited is in (\S+)", "".join(screen.lines))
+        assert found is not None
+    assert [path.read_text() for path in home.glob("kimi-*/question.md")] == ["saved\n"]
+
+
+def test_a_stopped_screen_holds_no_signal_up(chat: Start, server: ReplayServer) -> None:
+    """After ^S nothing can be written: SIGTERM ends the chat all the same."""
+    server.script(stream(*["word " * 50, Wait(0.01)] * 2000))
+    with chat() as screen:
+        say(screen, "question", "word")
+        screen.press("\x13")
+        time.sleep(0.5)
+        screen.child.kill(signal.SIGTERM)
+        screen.child.wait()
+        assert screen.child.signalstatus == signal.SIGTERM
+
+
+@pytest.mark.parametrize("question", ["question", None], ids=["answering", "waiting"])
+def test_a_window_that_is_closed_ends_the_chat(
+    kimi: Kimi, server: ReplayServer, home: Path, question: str | None
+) -> None:
+    """By SIGHUP, and what came of the answer is kept as interrupted."""
+    if question is not None:
+        server.script(stream("half", Stall()))
+    master, slave = pty.openpty()
+    environment = {
+        **kimi.environment,
+        "KIMI_TOKEN": CANARY,
+        "TERM": "xterm",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+    }
+    command = [str(kimi.program), "chat", "--base-url", server.url, *filter(None, [question])]
+    child = subprocess.Popen(
+        ["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave, env=environment
+    )
+    os.close(slave)
+    shown = b""
+    try:
+        while (b"half" if question else b">") not in shown:
+            assert select.select([master], [], [], 20)[0], shown
+            shown += os.read(master, 4096)
+    finally:
+        os.close(master)
+        status = child.wait(20)
+    assert status == -signal.SIGHUP
+    if question is None:
+        return
+    answer = read_record(home)[-1]
+    assert (answer["content"], answer["incomplete"]) == ("half", "interrupted")
+
+
+def test_many_interrupts_are_one(chat: Start) -> None:
+    """From another program, as fast as they come: no trace, and the chat leaves by them."""
+    for _ in range(3):
+        with chat() as screen:
+            screen.see_prompt()
+            screen.press("q")
+            screen.see_line("> q")
+            for _ in range(40):
+                with suppress(ProcessLookupError):
+                    os.kill(screen.child.pid, signal.SIGINT)
+                time.sleep(0.0005)
+            assert screen.end() == -signal.SIGINT
+            assert b"Exception" not in screen.received
+            assert b"Press ENTER" not in screen.received
+
+
+# Figures, hints, and terminals that can do nothing
+
+
+def test_a_figure_beyond_reason_is_none(chat: Start, server: ReplayServer) -> None:
+    """Of a host that counts nonsense: nothing is told of it, then or later."""
+    usage = {"prompt_tokens": 10**400, "completion_tokens": -1, "total_tokens": 10**400}
+    server.script(stream("fine", usage=usage))
+    with chat("-S", "mine") as screen:
+        say(screen, "one", "fine")
+        say(screen, "/usage", "last turn ? + ? tokens")
+        say(screen, "two", "re: two")
+    with chat("-S", "mine") as screen:
+        say(screen, "three", "re: three")
+        screen.see_prompt()
+
+
+@pytest.mark.parametrize("text", ["x" * 800_000, "漢" * 400_000], ids=["ASCII", "CJK"])
+def test_the_first_question_may_be_too_long(
+    chat: Start, server: ReplayServer, home: Path, text: str
+) -> None:
+    """It is told before the host refuses it, be it of signs that are a token each."""
+    (home / "long.txt").write_text(text)
+    with chat() as screen:
+        say(screen, "/file long.txt", "goes with the next question")
+        say(screen, "one", "of the 262,144 tokens that kimi-k2.5 reads")
+
+
+def test_a_dumb_terminal_gets_text(chat: Start, server: ReplayServer) -> None:
+    """No control sequence; lines are questions, ^C and ^D are what they are elsewhere."""
+    server.script(stream(Wait(0.4), "re: one"))
+    with chat(env={"TERM": "dumb"}) as screen:
+        say(screen, "one", "re: one")
+        say(screen, "/model", "model kimi-k2.5")
+        screen.see_prompt()
+        screen.press("half\x03")
+        screen.see("Ctrl-C again leaves")
+        say(screen, "two", "re: two")
+        screen.see_prompt()
+        screen.press("\x04")
+        assert screen.end() == 0
+        assert b"\x1b" not in screen.received
+    with chat(env={"TERM": "dumb"}) as screen:
+        screen.see_prompt()
+        screen.press("\x03")
+        screen.see("Ctrl-C again leaves")
+        screen.press("\x03")
+        assert screen.end() == -signal.SIGINT
+    assert list_contents(server.requests[-1])[-1] == "two"
+
+
+def test_a_copy_goes_to_the_screen(kimi: Kimi, server: ReplayServer, home: Path) -> None:
+    """Where stderr is a file, by way of stdout."""
+    server.script(stream("an answer"))
+    errors = home / "errors"
+    command = f"exec {kimi.program} chat --base-url {server.url} question 2> {errors}"
+    environment = {**kimi.environment, "KIMI_TOKEN": CANARY}
+    with Screen(["/bin/sh", "-c", command], environment, home) as screen:
+        screen.see("an answer")
+        screen.see_prompt()
+        screen.enter("/copy")
+        screen.see_prompt()
+        screen.press("\x04")
+        assert screen.end() == 0
+        data = base64.b64encode(b"an answer")
+        assert b"\x1b]52;c;" + data + b"\x07" in screen.received
+    assert b"]52" not in errors.read_bytes()

@@ -11,6 +11,7 @@ from typing import Any
 from kimi_cli.errors import ExitStatus
 
 _SAMPLES = 10_000
+_MOST_TOKENS = 2**53
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,7 +76,7 @@ class Tally:
         if isinstance(usage, dict):
             for name in ("prompt_tokens", "completion_tokens"):
                 value = usage.get(name)
-                if isinstance(value, int):
+                if isinstance(value, int) and 0 <= value < _MOST_TOKENS:
                     setattr(self, name, getattr(self, name) + value)
 
     def note_latency(self, milliseconds: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app
@@ -108,6 +110,10 @@ class Editor:
                 pass
             except KeyboardInterrupt:
                 self._signum = signal.SIGINT
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                self._signum = signal.SIGHUP  # the window was closed
         if self._signum is not None:
             raise Terminated(self._signum)
         return line
@@ -150,6 +156,8 @@ class Editor:
         @keys.add("<sigint>")
         def _(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
+            if event.app.future is None or event.app.future.done():
+                return
             if buffer.text:
                 buffer.reset()
             elif self._armed:
@@ -170,6 +178,8 @@ def _open_history(path: Path | None) -> History:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor) as file:
+            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+                return InMemoryHistory()  # /dev/null is how many say that nothing is to be kept
             os.fchmod(file.fileno(), 0o600)
         return _Typed(str(path))
     return InMemoryHistory()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import difflib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -14,9 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kimi_cli.api import codec
+from kimi_cli.chat.status import keep_keyboard
 from kimi_cli.chat.talk import Talk
+from kimi_cli.conversation import count_tokens
 from kimi_cli.credentials import remove_secrets
-from kimi_cli.errors import BadInput, CannotCreate
+from kimi_cli.errors import BadInput, CannotCreate, Terminated
 from kimi_cli.options import BodyField
 from kimi_cli.prompt import STDIN, read_attachment
 from kimi_cli.session import settle_model
@@ -24,6 +28,8 @@ from kimi_cli.session import settle_model
 _EDITORS = ("VISUAL", "EDITOR")
 _USUAL_EDITOR = "vi"
 _OTHER_NAMES = {"q": "exit", "quit": "exit", "bye": "exit", "clear": "new", "reset": "new"}
+_FAREWELL = 2.0
+"""Seconds for an editor to save and leave."""
 _NOTHING = ('""', "''")
 """How a shell's user writes an empty text."""
 
@@ -125,7 +131,11 @@ def _retry(talk: Talk, argument: str) -> str | None:
 
 
 def _undo(talk: Talk, argument: str) -> None:
-    title = talk.dialogue.take_back()
+    title: str | None
+    if talk.unasked:
+        title, talk.unasked = " ".join(talk.unasked.split()), None
+    else:
+        title = talk.dialogue.take_back()
     if title is None:
         raise BadInput("there is nothing to take back")
     _tell(talk, f"taken back: {title[:60]}")
@@ -134,11 +144,19 @@ def _undo(talk: Talk, argument: str) -> None:
 def _edit(talk: Talk, argument: str) -> None:
     """Open the user's editor on the next question."""
     try:
-        with tempfile.TemporaryDirectory(prefix="kimi-") as folder:
-            path = Path(folder, "question.md")
+        folder = tempfile.mkdtemp(prefix="kimi-")
+        path = Path(folder, "question.md")
+        try:
             path.write_text(argument, encoding="utf-8")
             _run_editor(talk, path)
             talk.draft = path.read_text(encoding="utf-8").removesuffix("\n")
+        except Terminated:
+            talk.terminal.complain(f"what was being edited is in {path}")
+            raise
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
     except UnicodeDecodeError as error:
         raise BadInput(f"what was edited is not UTF-8: {error}") from error
     except OSError as error:
@@ -149,18 +167,30 @@ def _run_editor(talk: Talk, path: Path) -> None:
     found = (talk.environment.get(name) for name in _EDITORS)
     editor = next(filter(None, found), _USUAL_EDITOR)
     try:
-        done = subprocess.run(  # noqa: S603 - the user's own editor
-            [*shlex.split(editor), path],
-            env=remove_secrets(talk.environment, talk.settings),
-            check=False,
+        process = subprocess.Popen(  # noqa: S603 - the user's own editor
+            [*shlex.split(editor), path], env=remove_secrets(talk.environment, talk.settings)
         )
     except (OSError, ValueError) as error:
         raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
-    if done.returncode < 0:
-        ending = signal.Signals(-done.returncode).name
+    with keep_keyboard():
+        status = _wait(process)
+    if status < 0:
+        ending = signal.Signals(-status).name
         raise CannotCreate(f"the editor '{editor}' was ended by {ending}")
-    if done.returncode != 0:
-        raise CannotCreate(f"the editor '{editor}' ended with status {done.returncode}")
+    if status != 0:
+        raise CannotCreate(f"the editor '{editor}' ended with status {status}")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Return how *process* ended; a signal that ends the chat lets it save its file first."""
+    try:
+        return process.wait()
+    except Terminated as ending:
+        process.send_signal(ending.signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_FAREWELL)
+        process.kill()
+        raise
 
 
 def _reasoning(talk: Talk, argument: str) -> None:
@@ -192,18 +222,13 @@ def _usage(talk: Talk, argument: str) -> None:
         _tell(talk, "no tokens were counted yet")
         return
     last, window = usages[-1], talk.find_window()
-    asked, answered = (
-        sum(n for usage in usages if isinstance(n := usage.get(key), int))
-        for key in ("prompt_tokens", "completion_tokens")
-    )
+    keys = ("prompt_tokens", "completion_tokens")
+    asked, answered = (sum(count_tokens(usage, key) or 0 for usage in usages) for key in keys)
+    now, then = ("?" if (n := count_tokens(last, key)) is None else str(n) for key in keys)
     share = ""
-    if window is not None and isinstance(total := last.get("total_tokens"), int):
+    if window is not None and (total := count_tokens(last, "total_tokens")) is not None:
         share = f"; {total / window:.1%} of the {window:,} that {talk.settings.model} reads"
-    _tell(
-        talk,
-        f"last turn {last.get('prompt_tokens', '?')} + {last.get('completion_tokens', '?')} "
-        f"tokens{share}\nall turns {asked} + {answered} tokens",
-    )
+    _tell(talk, f"last turn {now} + {then} tokens{share}\nall turns {asked} + {answered} tokens")
 
 
 def _copy(talk: Talk, argument: str) -> None:
@@ -212,7 +237,7 @@ def _copy(talk: Talk, argument: str) -> None:
     if not answers:
         raise BadInput("there is no answer to copy")
     data = base64.b64encode(answers[-1].message.text.encode()).decode()
-    talk.terminal.write_err(f"\x1b]52;c;{data}\x07")
+    talk.terminal.address_screen(f"\x1b]52;c;{data}\x07")
     _tell(talk, "handed to the terminal's clipboard")
 
 

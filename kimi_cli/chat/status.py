@@ -9,7 +9,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from kimi_cli.api.messages import Delta
 from kimi_cli.signals import handle_signals
@@ -94,27 +94,40 @@ class StatusLine:
 
 
 @contextmanager
+def keep_keyboard() -> Iterator[None]:
+    """Leave the keyboard as it was, whatever another program did to it, and did not undo."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # the window was closed
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+@contextmanager
 def hush_keyboard(terminal: Terminal) -> Iterator[None]:
     """Keep what is typed during an answer off the screen; the next prompt takes it as it is.
 
     Pastes stay marked as such meanwhile, or their lines would become questions of their own.
     """
     descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
     silent = termios.tcgetattr(descriptor)
     silent[0] &= ~termios.ICRNL
     silent[3] &= ~(termios.ECHO | termios.ICANON)
     silent[3] |= termios.NOFLSH  # ^C stops the answer, not what is being typed
 
     def hush(signum: int | None = None) -> None:
-        if os.tcgetpgrp(descriptor) == os.getpgrp():  # in the background it would stop us
-            termios.tcsetattr(descriptor, termios.TCSANOW, silent)
-            terminal.draw(_MARK_PASTES)
+        with suppress(OSError, termios.error):  # a window that is closed sends SIGCONT, too
+            if os.tcgetpgrp(descriptor) == os.getpgrp():  # in the background it would stop us
+                termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+                terminal.draw(_MARK_PASTES)
 
-    hush()
-    try:
-        with handle_signals({signal.SIGCONT: hush}):  # a shell gives the terminal back as its own
-            yield
-    finally:
-        terminal.draw(_LEAVE_PASTES)
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+    with keep_keyboard():
+        hush()
+        try:
+            # A shell gives the terminal back as its own.
+            with handle_signals({signal.SIGCONT: hush}):
+                yield
+        finally:
+            terminal.draw(_LEAVE_PASTES)

@@ -12,7 +12,7 @@ from kimi_cli.api.catalogue import find_model
 from kimi_cli.api.client import Client
 from kimi_cli.archive import LATEST, Archive
 from kimi_cli.chat.status import StatusLine, hush_keyboard
-from kimi_cli.conversation import Conversation
+from kimi_cli.conversation import Conversation, count_tokens
 from kimi_cli.dialogue import Dialogue
 from kimi_cli.errors import BadInput, MissingInput, Terminated
 from kimi_cli.prompt import Reading
@@ -21,7 +21,8 @@ from kimi_cli.settings import Settings
 from kimi_cli.terminal import Terminal
 
 _NEARLY_FULL = 0.9
-_CHARACTERS_PER_TOKEN = 3
+_LETTERS_PER_TOKEN, _SIGNS_PER_TOKEN = 3, 1.5
+"""Roughly, of ASCII and of all other characters."""
 
 
 @dataclass(kw_only=True)
@@ -94,7 +95,7 @@ class Talk:
                 listeners.append(stack.enter_context(status).note)
             with self._stoppable():
                 answer = print_answer(self.client, request, self.terminal, style, *listeners)
-            self._answers += answer.has_text
+            self._answers += answer.has_text or bool(answer.ending.tool_calls)
             exchange.end(answer.ending)
         self._warn_when_full("")
         return answer
@@ -114,6 +115,7 @@ class Talk:
         """Begin another conversation; the model, its options and the system prompt stay."""
         if self.system is None:
             self.system = self.conversation.system
+        self.unasked = None
         file = self.archive.find(LATEST) if self.saves else None
         self.dialogue = Dialogue(None, file, warn=self.terminal.warn, is_new=True, must_save=False)
 
@@ -133,7 +135,7 @@ class Talk:
                 )
             self.settings = replace(self.settings, model=manner.model)
             self.parameters = dict(manner.options)
-        self.system = None
+        self.system = self.unasked = None
         self.dialogue = Dialogue(
             conversation, file if self.saves else None, warn=self.terminal.warn
         )
@@ -141,8 +143,6 @@ class Talk:
     def save(self, name: str) -> None:
         """Keep the conversation under a name of its own; raises BadInput when that is taken."""
         file = self.archive.find(name)
-        if file.read() is not None:
-            raise BadInput(f"there is a conversation '{name}' already; choose another name")
         if not self.conversation.entries:
             raise BadInput("nothing has been said yet")
         self.dialogue.move(file)
@@ -163,12 +163,20 @@ class Talk:
     def _warn_when_full(self, question: str) -> None:
         """Say that the model's window is nearly full, before the host refuses."""
         window = self.find_window()
-        used = (self.conversation.usage or {}).get("total_tokens")
-        if window is None or not isinstance(used, int):
+        if window is None:
             return
-        share = (used + len(question) / _CHARACTERS_PER_TOKEN) / window
+        used: float | None = count_tokens(self.conversation.usage or {}, "total_tokens")
+        if used is None:
+            used = sum(_guess_tokens(entry.message.text) for entry in self.conversation.entries)
+        share = (used + _guess_tokens(question)) / window
         if share >= _NEARLY_FULL:
             self.terminal.warn(
                 f"this conversation fills {share:.0%} of the {window:,} tokens that "
                 f"{self.settings.model} reads; /new begins another"
             )
+
+
+def _guess_tokens(text: str) -> float:
+    """Return about how many tokens *text* is."""
+    signs = (len(text.encode(errors="replace")) - len(text)) / 2  # most have three bytes
+    return (len(text) - signs) / _LETTERS_PER_TOKEN + signs / _SIGNS_PER_TOKEN

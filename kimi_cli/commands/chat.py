@@ -45,6 +45,7 @@ from kimi_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from kimi_cli.chat.editor import Editor
+    from kimi_cli.chat.plain import PlainEditor
 
 EPILOG = """\b
 Examples:
@@ -199,7 +200,11 @@ def _ask(talk: Talk, question: str) -> None:
     talk.terminal.write_err("\n")
 
 
-def _make_editor(talk: Talk) -> Editor:
+def _make_editor(talk: Talk) -> Editor | PlainEditor:
+    if talk.terminal.is_dumb:
+        from kimi_cli.chat.plain import PlainEditor  # noqa: PLC0415
+
+        return PlainEditor(talk.terminal)
     from kimi_cli.api.catalogue import DOCUMENTED  # noqa: PLC0415
     from kimi_cli.chat.editor import Editor, SlashCompleter  # noqa: PLC0415 - slow to load
     from kimi_cli.chat.slash import COMMANDS  # noqa: PLC0415

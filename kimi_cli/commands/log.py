@@ -145,7 +145,7 @@ def search(terminal: Terminal, *, words: Sequence[str]) -> None:
     words around the first place.
     """
     archive = open_archive(terminal)
-    wanted = [word.casefold() for word in words]
+    wanted = [" ".join(word.split()).casefold() for word in words]
     found = 0
     for name in archive.list_names():
         try:
