@@ -146,7 +146,7 @@ class Dialogue:
         Raises BadInput when it does.
         """
         file.create(self.conversation.entries)
-        self.file, self._is_new, self._unsaved = file, False, []
+        self.file, self._is_new, self._must_save, self._unsaved = file, False, True, []
 
     def _add(self, entries: list[Entry]) -> None:
         """Add to the conversation and to its file, where somebody else may have spoken."""

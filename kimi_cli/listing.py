@@ -26,20 +26,26 @@ def format_models(models: Sequence[Model], *, default: str) -> str:
 
 def format_table(rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
     """Return aligned columns, one row a line; with *width* the last column is cut to fit."""
-    from wcwidth import wcswidth  # noqa: PLC0415 - takes long to load
+    from wcwidth import wcswidth, wcwidth  # noqa: PLC0415 - takes long to load
 
     def measure(cell: str) -> int:
         return max(0, wcswidth(cell))
+
+    def cut(text: str, columns: int) -> str:
+        room = columns
+        for place, letter in enumerate(text):
+            room -= max(0, wcwidth(letter))
+            if room < 0:
+                return text[:place]
+        return text
 
     widths = [max(measure(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = []
     for *cells, last in rows:
         pairs = zip(cells, widths, strict=True)
         start = "".join(cell + " " * (size - measure(cell) + 2) for cell, size in pairs)
-        if width is not None and measure(start + last) > width:
-            while last and measure(start + last) >= width:
-                last = last[:-1]
-            last += "…"
+        if width is not None and cut(last, width - measure(start)) != last:
+            last = cut(last, width - measure(start) - 1) + "…"
         lines.append((start + last).rstrip() + "\n")
     return "".join(lines)
 

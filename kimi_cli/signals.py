@@ -34,7 +34,8 @@ def die_by(signum: int) -> NoReturn:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signum, signal.SIG_DFL)
+    # A window that is closed says so twice, by its shell and by itself; nobody means to kill.
+    signal.signal(signum, signal.SIG_IGN if signum == signal.SIGHUP else signal.SIG_DFL)
     raise Terminated(signum)
 
 

@@ -83,16 +83,20 @@ class Terminal:
         """Write *text* to stderr as it is; a stderr that takes nothing is no failure."""
         if self.on_write is not None:
             self.on_write()
-        self._write_err(text)
+        self._write_quietly(_ERR, text)
 
     def draw(self, text: str) -> None:
-        """Write a part of a screen to stderr; a dumb one, or one that ^S stopped, does without."""
-        if not self.is_dumb and _is_ready(_ERR):
-            self._write_err(text)
+        """Write a part of a screen, on stderr where that is one.
 
-    def _write_err(self, text: str) -> None:
+        A dumb screen, or one that ^S has stopped, does without.
+        """
+        descriptor = _OUT if self.out_is_terminal and not self.err_is_terminal else _ERR
+        if not self.is_dumb and _is_ready(descriptor):
+            self._write_quietly(descriptor, text)
+
+    def _write_quietly(self, descriptor: int, text: str) -> None:
         with contextlib.suppress(OSError):
-            write_whole(_ERR, _encode(self.redact(text)))
+            write_whole(descriptor, _encode(self.redact(text)))
 
     def address_screen(self, text: str) -> None:
         """Write a control sequence to whichever of the two streams is a terminal."""

@@ -710,3 +710,89 @@ def test_a_copy_goes_to_the_screen(kimi: Kimi, server: ReplayServer, home: Path)
         data = base64.b64encode(b"an answer")
         assert b"\x1b]52;c;" + data + b"\x07" in screen.received
     assert b"]52" not in errors.read_bytes()
+
+
+def test_a_screen_on_stdout_gets_its_marks(kimi: Kimi, server: ReplayServer, home: Path) -> None:
+    """Where stderr is a file, no control sequence goes there."""
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"))
+    errors = home / "errors"
+    command = f"exec {kimi.program} chat --base-url {server.url} question 2> {errors}"
+    environment = {**kimi.environment, "KIMI_TOKEN": CANARY}
+    with Screen(["/bin/sh", "-c", command], environment, home) as screen:
+        screen.see("half")
+        assert b"\x1b[?2004h" in screen.received
+        gate.set()
+        screen.see("an answer")
+        screen.see_prompt()
+    assert b"\x1b" not in errors.read_bytes()
+
+
+def test_a_second_hangup_kills_no_record(chat: Start, server: ReplayServer, home: Path) -> None:
+    """A shell and the system both send one when a window is closed."""
+    server.script(*[stream("half", Stall())] * 5)
+    for _ in range(5):
+        with chat() as screen:
+            say(screen, "question", "half")
+            for _ in range(3):
+                os.kill(screen.child.pid, signal.SIGHUP)
+                time.sleep(0.0002)
+            assert screen.end() == -signal.SIGHUP
+        answer = read_record(home)[-1]
+        assert (answer["content"], answer["incomplete"]) == ("half", "interrupted")
+
+
+def test_a_pipe_that_says_nothing_is_left(chat: Start, server: ReplayServer, home: Path) -> None:
+    """^C ends the wait for what /file names, and the chat goes on."""
+    os.mkfifo(home / "pipe")
+    with chat() as screen:
+        screen.see_prompt()
+        screen.enter("/file pipe")
+        time.sleep(0.3)
+        screen.press("\x03")
+        screen.see("kimi: stopped")
+        say(screen, "one", "re: one")
+    assert list_contents(server.requests[0]) == ["one"]
+
+
+def test_a_saved_conversation_is_a_named_one(
+    chat: Start, server: ReplayServer, folder: Path
+) -> None:
+    """When its file is removed, nothing more is asked until it has another."""
+    with chat() as screen:
+        say(screen, "one", "re: one")
+        say(screen, "/save mine", "saved")
+        (folder / "mine.jsonl").unlink()
+        say(screen, "two", "/retry asks again")
+        assert len(server.requests) == 1
+        say(screen, "/save other", "saved")
+        say(screen, "/retry", "re: two")
+
+
+def test_a_stopped_chat_leaves_the_keyboard(kimi: Kimi, server: ReplayServer, home: Path) -> None:
+    """As it was, for a shell that does not look after it; fg takes it again."""
+    gate = threading.Event()
+    server.script(stream("half", Barrier(gate), " an answer"))
+    environment = {**kimi.environment, "KIMI_TOKEN": CANARY, "PS1": "$ "}
+    with Screen(["/bin/sh", "-i"], environment, home) as screen:
+        screen.see("$")
+        assert reads_keys(screen)
+        screen.press(f"{kimi.program} chat --base-url {server.url} question\r")
+        screen.see("half")
+        assert not reads_keys(screen)
+        screen.press("\x1a")
+        screen.see("topped")
+        assert reads_keys(screen)
+        screen.press("fg\r")
+        gate.set()
+        screen.see("an answer")
+        screen.see_prompt()
+
+
+def test_a_long_first_question_is_listed(kimi: Kimi, folder: Path) -> None:
+    """Cut to the screen, and at once: a pipe may have brought it."""
+    keep(folder, "mine", user("word " * 200_000))
+    shown = kimi.but("log").pty().wait().stdout.decode().splitlines()
+    assert shown[1].endswith("…")
+    assert len(shown) == 2
+    assert 70 < len(shown[1]) <= 80

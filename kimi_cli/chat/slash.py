@@ -113,7 +113,9 @@ def _file(talk: Talk, argument: str) -> None:
     if argument == STDIN:
         raise BadInput("standard input is the keyboard here; name a file")
     path = os.path.expanduser(argument)
-    talk.attachments.append(read_attachment(path, talk.reading))
+    with talk.stoppable():  # a pipe may keep us waiting
+        attachment = read_attachment(path, talk.reading)
+    talk.attachments.append(attachment)
     _tell(talk, f"{argument} goes with the next question")
 
 

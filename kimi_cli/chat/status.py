@@ -123,11 +123,20 @@ def hush_keyboard(terminal: Terminal) -> Iterator[None]:
                 termios.tcsetattr(descriptor, termios.TCSANOW, silent)
                 terminal.draw(_MARK_PASTES)
 
+    def stop(signum: int) -> None:
+        terminal.draw(_LEAVE_PASTES)
+        with suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        ours = signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+        signal.signal(signum, ours)  # after SIGCONT
+
     with keep_keyboard():
+        before = termios.tcgetattr(descriptor)
         hush()
         try:
-            # A shell gives the terminal back as its own.
-            with handle_signals({signal.SIGCONT: hush}):
+            # Not every shell looks after the keyboard of what it stops, or gives it back as it was.
+            with handle_signals({signal.SIGCONT: hush, signal.SIGTSTP: stop}):
                 yield
         finally:
             terminal.draw(_LEAVE_PASTES)

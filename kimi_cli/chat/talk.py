@@ -93,7 +93,7 @@ class Talk:
                 )
                 stack.enter_context(hush_keyboard(self.terminal))
                 listeners.append(stack.enter_context(status).note)
-            with self._stoppable():
+            with self.stoppable():
                 answer = print_answer(self.client, request, self.terminal, style, *listeners)
             self._answers += answer.has_text or bool(answer.ending.tool_calls)
             exchange.end(answer.ending)
@@ -153,7 +153,8 @@ class Talk:
         return known.context if known is not None else self.window
 
     @contextmanager
-    def _stoppable(self) -> Iterator[None]:
+    def stoppable(self) -> Iterator[None]:
+        """Let ^C stop what is done here."""
         self._may_stop = True
         try:
             yield

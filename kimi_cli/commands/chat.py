@@ -165,6 +165,10 @@ def _take_line(talk: Talk, line: str) -> None:
         talk.terminal.complain(_tell_usage(error))
     except KimiError as error:
         talk.terminal.complain(str(error))
+    except Terminated as ending:
+        if ending.signum != signal.SIGINT:
+            raise
+        talk.terminal.warn("stopped")
 
 
 def _tell_usage(error: click.UsageError) -> str:
