@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from conftest import Kimi
+from conftest import CANARY, Kimi
 from rows import echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import ReplayServer, Reply, completion, refusal
+
+from kimi_cli.api.channel import WholeReply
+from kimi_cli.batch.ledger import Ledger
+from kimi_cli.batch.pace import Pace
+from kimi_cli.batch.records import Shape, make_record
+from kimi_cli.batch.runner import Plan, Runner
+from kimi_cli.batch.sinks import StdoutSink
+from kimi_cli.batch.tally import Tally
 
 FAILED = refusal(500, "api_error", "down")
 REFUSED = refusal(400, "bad_request", "too long")
@@ -281,3 +294,160 @@ def test_shouted_reasons_are_readable(batch: Kimi, server: ReplayServer) -> None
     server.answer(lambda request: completion("half", finish="LENGTH"))
     line = json.loads(batch(stdin=b'"x"\n').stdout)
     assert line["kimi"]["incomplete"] == "length"
+
+
+# What a host says, and what becomes of a run
+
+
+def test_a_token_that_a_host_quotes_is_written_nowhere(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, summary: Path
+) -> None:
+    """Not into lines, the list of errors, or the figures."""
+    write_rows(source, make_rows(3))
+    said = f"Incorrect API key provided: Bearer {CANARY}"
+    server.script(refusal(400, "bad_request", said), refusal(401, "invalid_token", said))
+    options = ("-o", str(out), "-c", "1", "--summary", str(summary))
+    result = batch(str(source), *options)
+    assert result.status == 77
+    files = [path for path in out.parent.glob("*") if path.is_file()]
+    assert len(files) == 4
+    for text in [result.error, *(path.read_text() for path in files)]:
+        assert CANARY not in text
+    assert "[bearer token]" in out.read_text()
+    assert "[bearer token]" in Path(f"{out}.errors").read_text()
+    assert "[bearer token]" in summary.read_text()
+
+
+def test_a_firewall_speaks_of_one_prompt(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """Its page is no word about the token, which was good a moment ago; the others go on."""
+    write_rows(source, make_rows(6))
+    answer_but(server, p2=Reply([b"<html>Blocked"], 403, headers={"Content-Type": "text/html"}))
+    assert batch(str(source), "-o", str(out), "-c", "1").status == 75
+    assert sorted(list_ids(out)) == ["r0", "r1", "r3", "r4", "r5"]
+
+
+def test_words_of_a_prompt_are_no_verdict(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """A refusal of one row that quotes them concerns that row."""
+    write_rows(source, make_rows(3))
+    words = 'cannot take: "please check your account balance"'
+    answer_but(server, p0=refusal(400, "bad_request", words))
+    assert batch(str(source), "-o", str(out), "-c", "1").status == 4
+    assert sorted(list_ids(out)) == ["r0", "r1", "r2"]
+
+
+def test_the_last_word_is_of_a_row_that_is_left(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """Not of one that failed for good after it."""
+    write_rows(source, make_rows(3))
+    answer_but(server, p0=FAILED, p2=REFUSED)
+    result = batch(str(source), "-o", str(out), "-c", "1", "--retries", "0")
+    assert result.status == 75
+    assert "1 row got no answer (the API refused the request: HTTP 500 " in result.error
+
+
+def test_a_budget_below_one_row_is_told(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """It would never go on: 65, and nothing is asked; several answers are reserved for."""
+    write_rows(source, [{"prompt": "x", "max_tokens": 400, "n": 4}])
+    command = (str(source), "-o", str(out), "--max-total-tokens")
+    result = batch(*command, "1000")
+    assert result.status == 65
+    assert "--max-total-tokens 1000 is less than one row may use" in result.error
+    assert not server.requests
+    assert batch(*command, "2000").status == 0
+
+
+def test_a_name_with_brackets_is_a_name(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """--done-from takes a file that is there as it is called."""
+    write_rows(source, make_rows(2))
+    earlier = out.with_name("earlier[1].jsonl")
+    assert batch(str(source), "-o", str(earlier)).status == 0
+    result = batch(str(source), "-o", str(out), "--done-from", str(earlier))
+    assert (result.status, out.read_bytes(), len(server.requests)) == (0, b"", 2)
+
+
+def test_a_stuck_reader_holds_no_signal_up(batch: Kimi, server: ReplayServer, source: Path) -> None:
+    """Where nobody reads the pipe there is nothing to drain into: SIGTERM ends the run."""
+    write_rows(source, make_rows(3000, prompt="x" * 500 + " {}"))
+    for options in ((), ("--ordered",)):
+        reader, writer = os.pipe()
+        with open(writer, "wb") as theirs:
+            run = batch.start(str(source), *options, stdout=theirs)
+        before = 0
+        while before != (before := len(server.requests)) or not before:
+            time.sleep(0.5)
+        run.signal(signal.SIGTERM)
+        assert run.wait().status == -signal.SIGTERM
+        os.set_blocking(reader, False)
+        with open(reader, "rb") as left:
+            lines = (left.read() or b"").split(b"\n")
+        for line in lines[:-1]:
+            json.loads(line)
+
+
+def test_a_reader_of_progress_costs_nothing(
+    batch: Kimi, server: ReplayServer, source: Path
+) -> None:
+    """The last report comes after the last line, and may find no reader of either."""
+    write_rows(source, make_rows(2))
+    command = f"kimi batch --base-url {server.url} {source} --progress json"
+    for _ in range(5):
+        run = batch.shell(f"bash -o pipefail -c '{command} | head -n 2'").wait()
+        assert run.status == 0
+        assert run.stdout.count(b"\n") == 2
+
+
+def test_lines_reach_the_disk_while_others_are_awaited(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a second, and only where something was written."""
+    now, forced = 100.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("os.fdatasync", forced.append)
+    with Ledger(out) as ledger:
+        ledger.append(b"line\n")
+        for now, count in ((100.5, 0), (101.0, 1), (101.5, 1), (103.0, 1)):  # noqa: B007
+            ledger.settle()
+            assert len(forced) == count
+
+
+def test_few_threads_are_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system allows no more, the run goes on with those it has."""
+    start, allowed = threading.Thread.start, [1, 1, 1]
+
+    def start_some(thread: threading.Thread) -> None:
+        if not allowed:
+            raise RuntimeError("can't start new thread")
+        allowed.pop()
+        start(thread)
+
+    class Echo:
+        def post(self, body: bytes) -> WholeReply:
+            time.sleep(0.01)
+            text = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'
+            headers = HTTPMessage()
+            headers["Content-Type"] = "application/json"
+            return WholeReply(200, text, headers)
+
+        def abort(self, body: bytes) -> None: ...
+
+        def close(self) -> None: ...
+
+    records = [make_record(n, row, Shape({"model": "m"})) for n, row in enumerate(make_rows(40), 1)]
+    lines: list[str] = []
+    pace, tally = Pace(cap=16), Tally()
+    runner = Runner(
+        iter(records), open_channel=cast(Any, Echo), pace=pace, plan=Plan(), tally=tally,
+        sink=StdoutSink(lines.append, "flat"),
+    )  # fmt: skip
+    monkeypatch.setattr("threading.Thread.start", start_some)
+    runner.run()
+    assert (tally.answered, pace.limit) == (40, 3.0)

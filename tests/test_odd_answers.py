@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -472,13 +473,18 @@ def test_a_broken_handshake_is_a_broken_connection(
 
 
 def test_a_connection_closed_while_idle_is_replaced(
-    batch: Kimi, server: ReplayServer, source: Path, out: Path, summary: Path
+    batch: Kimi, server: ReplayServer, summary: Path
 ) -> None:
     """A host that hangs up between two rows costs no attempt, and no row is asked twice."""
-    write_rows(source, make_rows(4))
     server.answer(lambda request: echo(request).but(keep_alive=False))
-    command = (str(source), "-o", str(out), "-c", "1", "--retries", "0")
-    result = batch(*command, "--summary", str(summary))
+    options = ("--format", "text", "-c", "1", "--retries", "0", "--summary", str(summary))
+    run = batch.start(*options, stdin="pipe")
+    for number in range(4):
+        run.write(b'"p%d"\n' % number)
+        run.expect(b'"re: p%d"\n' % number, "stdout")
+        time.sleep(0.2)  # it hangs up
+    run.end_input()
+    result = run.wait()
     assert result.status == 0, result.error
     assert list_prompts(server) == ["p0", "p1", "p2", "p3"]
     assert server.connections == 4

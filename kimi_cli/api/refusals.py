@@ -133,7 +133,8 @@ class Refusal:
             verdict = Verdict.RATE_LIMITED
         if self.http_status >= 500 and self.code in _VAGUE:
             verdict = self._judge_status()
-        if any(phrase in words for phrase in _QUOTA_WORDS):
+        about_the_row = self.http_status in (400, 404, 413, 422)  # such words may be the prompt's
+        if not about_the_row and any(phrase in words for phrase in _QUOTA_WORDS):
             return Verdict.QUOTA_USED_UP
         may_pass = verdict is Verdict.RATE_LIMITED or self.http_status == 403
         if may_pass and any(phrase in words for phrase in _PERIOD_WORDS):

@@ -27,7 +27,7 @@ from kimi_cli.batch.sinks import (
 )
 from kimi_cli.batch.source import Source
 from kimi_cli.batch.tally import Tally
-from kimi_cli.errors import BadInput, CannotCreate, MissingInput
+from kimi_cli.errors import BadInput, CannotCreate, MissingInput, Terminated
 
 _WINDOW_ROWS = 1024
 
@@ -69,6 +69,7 @@ class Campaign:
         notify: Callable[[str], None],
         started: Callable[[Runner], Any],
         tick: Callable[[Runner], None],
+        redact: Callable[[str], str] = str,
     ) -> None:
         """Carry it out; the tally says what became of it.
 
@@ -94,12 +95,17 @@ class Campaign:
                 sink=sink,
                 tick=tick,
                 tell_read=lambda: self.source.read_bytes,
+                redact=redact,
             )
             started(runner)
             try:
                 runner.run()
-            finally:
+            except Terminated:
+                raise  # at once: what is half written must not be followed by more
+            except BaseException:
                 sink.close()
+                raise
+            sink.close()
             if sorts and self.output is not None and self.tally.stop_reason is None:
                 sort_by_place(self.output, places)
 
@@ -234,7 +240,7 @@ def _find_files(patterns: Iterable[str], notify: Callable[[str], None]) -> Itera
     for pattern in patterns:
         import glob  # noqa: PLC0415 - takes long to load, and most runs name no other output
 
-        found = glob.glob(pattern)
+        found = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
         if not found and not glob.has_magic(pattern):
             raise MissingInput(f"cannot read {pattern}: there is no such file")
         if not found:

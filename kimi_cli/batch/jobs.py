@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kimi_cli.api.channel import Channel
@@ -62,17 +63,18 @@ def attempt(job: Job, channel: Channel) -> Outcome:
     return Outcome(job, time.monotonic(), reply.status, request_id, document, lack)
 
 
-def fail(outcome: Outcome, kind: str) -> Result:
-    """Make the result of a row that got no answer."""
+def fail(outcome: Outcome, kind: str, redact: Callable[[str], str] = str) -> Result:
+    """Make the result of a row that got no answer; *redact* takes secrets out of its words."""
     job, error = outcome.job, outcome.error
     refusal = error.refusal if isinstance(error, Refused) else None
     shown = {
         "code": (refusal.code if refusal else None) or type(error).__name__,
-        "message": str(error),
+        "message": redact(str(error)),
         "class": kind,
     }
     status = refusal.http_status if refusal else None
-    body = {"error": {"code": refusal.code, "message": refusal.message}} if refusal else None
+    words = refusal and refusal.message and redact(refusal.message)
+    body = {"error": {"code": refusal.code, "message": words}} if refusal else None
     took = int(1000 * (outcome.at - job.began))
     trace = refusal.trace_id if refusal else None
     return Result(

@@ -197,6 +197,8 @@ class Ledger:
         self.mended = 0
         self._sync = sync
         self._synced = time.monotonic()
+        self._is_ahead = False
+        """Whether anything was written since."""
         try:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o666)
@@ -236,6 +238,7 @@ class Ledger:
         try:
             while left:
                 left = left[os.write(self._descriptor, left) :]
+            self._is_ahead = True
             self._sync_now_and_then()
         except OSError as error:
             written = len(lines) - len(left)
@@ -244,13 +247,19 @@ class Ledger:
                 os.ftruncate(self._descriptor, size + kept)
             raise self._explain(error, lines.count(b"\n", kept)) from error
 
+    def settle(self) -> None:
+        """Force to disk what was written since the last time, where it is time."""
+        try:
+            self._sync_now_and_then()
+        except OSError as error:
+            raise self._explain(error) from error
+
     def _sync_now_and_then(self) -> None:
         now = time.monotonic()
-        if self._sync == "always" or (
-            self._sync == "interval" and now - self._synced >= _SYNC_EVERY
-        ):
+        is_due = self._sync == "interval" and now - self._synced >= _SYNC_EVERY
+        if self._is_ahead and (self._sync == "always" or is_due):
             os.fdatasync(self._descriptor)
-            self._synced = now
+            self._synced, self._is_ahead = now, False
 
     def _check_kind(self) -> None:
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):

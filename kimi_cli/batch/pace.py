@@ -183,6 +183,12 @@ class Pace:
             self.limit = min(self._ramp.climb(now, self.limit), self._ceiling.value)
         self._fresh = 0
 
+    def confine(self, cap: int) -> None:
+        """Have at most *cap* requests in flight from now on: this system allows no more."""
+        self._cap = float(cap)
+        self._ceiling = Limit(self._cap, "all that this system allows", top=self._cap)
+        self.limit = min(self.limit, self._cap)
+
     def fail(self, now: float, *, in_time: bool = True) -> None:
         """Note an attempt that failed; one that ran out of time may have stood in a queue."""
         self.in_flight -= 1

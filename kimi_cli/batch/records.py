@@ -135,7 +135,9 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         carried = source if shape.template is not None else _carry(source)
         return BadRecord(number, identifier, error.code, str(error), key, source, carried)
     key = make_key(payload, name)
-    most = body.get("max_completion_tokens", body.get("max_tokens"))
+    most, answers = body.get("max_completion_tokens", body.get("max_tokens")), body.get("n")
+    if isinstance(most, int) and isinstance(answers, int):
+        most *= max(1, answers)
     return Record(
         number,
         identifier,

@@ -6,6 +6,7 @@ input, and each request in flight has a thread of its own. Nothing here grows wi
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
 import random
@@ -32,8 +33,10 @@ from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import (
     ExitStatus,
     KimiError,
+    OutputClosed,
     OutputFailed,
     StreamTruncated,
+    TemporaryFailure,
     TimedOut,
     Unreachable,
 )
@@ -91,11 +94,14 @@ class Runner:
         sink: Sink,
         tick: Callable[[Runner], None] = lambda runner: None,
         tell_read: Callable[[], int] = lambda: 0,
+        redact: Callable[[str], str] = str,
     ) -> None:
         """Run *records* and give results to *sink*; *tick* is called a few times a second.
 
-        *tell_read* says how many bytes of the input have been read.
+        *tell_read* says how many bytes of the input have been read; *redact* takes secrets out of
+        what a host says.
         """
+        self._redact = redact
         self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._intake = Intake(records, wake=lambda: self._outcomes.put(None), tell_read=tell_read)
@@ -129,6 +135,7 @@ class Runner:
             while self._go_on():
                 self._take_outcomes(self._dispatch())
                 self._check_limits()
+                self._sink.settle()
                 self._tick(self)
             if self._suspects:
                 self._accuse(self._suspects[-1])
@@ -150,7 +157,6 @@ class Runner:
             self._stopping = True
             self.tally.stop_reason = reason
             self.tally.stop_status = status
-            self._intake.stop()
         leave_at = time.monotonic() + drain
         self._leave_at = leave_at if self._leave_at is None else min(leave_at, self._leave_at)
 
@@ -163,13 +169,16 @@ class Runner:
         """Say what holds the run back now."""
         if self._breaker.opened is not None:
             return "the service fails; probing"
-        if (block := self._sink.find_block()) is not None:
-            return block
+        with contextlib.suppress(OutputClosed):
+            if (block := self._sink.find_block()) is not None:
+                return block
         if self._next is None and not self._waiting and self.in_flight < int(self.pace.limit):
             return "the last answers" if self._intake.ended else "the input"
         return self.pace.reason
 
     def _go_on(self) -> bool:
+        if self._stopping:
+            self._intake.stop()  # not in stop(), which a signal may have called in mid-take
         if self._flying:
             return self._leave_at is None or time.monotonic() < self._leave_at
         if self._stopping:
@@ -199,8 +208,7 @@ class Runner:
             return _TICK  # a row that was sent before is in the window already
         if not job.sent and self._exceeds_budget(job):
             if not self._flying and not self._waiting:
-                limit = f"--max-total-tokens {self._plan.max_tokens}"
-                self.stop(limit, ExitStatus.TEMPORARY, drain=0)
+                self._stop_at_budget()
             return _TICK
         if self._breaker.opened is not None:
             return self._breaker.find_wait(now) if not self._flying else _TICK
@@ -264,6 +272,13 @@ class Runner:
         reserved = sum(other.tokens for other in under_way)
         return self.tally.tokens + reserved + job.tokens > self._plan.max_tokens
 
+    def _stop_at_budget(self) -> None:
+        limit = f"--max-total-tokens {self._plan.max_tokens}"
+        if self.tally.attempts:
+            self.stop(limit, ExitStatus.TEMPORARY, drain=0)
+        else:
+            self.stop(f"{limit} is less than one row may use", ExitStatus.DATA, drain=0)
+
     def _estimate_tokens(self, record: Record) -> float:
         """Return what a row will cost: its prompt by its length, its answer by those before."""
         answer = self._estimate if record.most_tokens is None else record.most_tokens
@@ -279,8 +294,18 @@ class Runner:
         self._flying[id(job)] = job
         self._jobs.put(job)
         if self._workers < len(self._flying):
-            self._workers += 1
+            self._hire()
+
+    def _hire(self) -> None:
+        """Start one more thread, or go on with those that the system allows."""
+        try:
             threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError as error:
+            if not self._workers:
+                raise TemporaryFailure(f"cannot start a thread: {error}") from error
+            self.pace.confine(self._workers)
+        else:
+            self._workers += 1
 
     def _work(self) -> None:
         """Carry jobs over one channel until there are none."""
@@ -363,6 +388,12 @@ class Runner:
         if verdict in (Verdict.RATE_LIMITED, Verdict.OVERLOADED):
             self._judge_load(outcome, error, ticket)
             return []
+        if verdict is Verdict.TOKEN_REFUSED and error.refusal.code is None and self.tally.answered:
+            # A token that was good a moment ago: a firewall's page, which speaks of one prompt.
+            self.pace.fail(outcome.at)
+            self._breaker.note(outcome.at, good=False)
+            self._try_again(outcome)
+            return []
         if verdict in _FATAL:
             self.pace.fail(outcome.at)
             self.stop(str(error), _FATAL[verdict], drain=_DRAIN)
@@ -380,7 +411,7 @@ class Runner:
             self._suspect(outcome)
             return []
         self.tally.failed += 1
-        return [fail(outcome, "permanent")]
+        return [fail(outcome, "permanent", self._redact)]
 
     def _judge_load(self, outcome: Outcome, error: Refused, ticket: Ticket) -> None:
         """Learn from a refusal for load, which costs a row no attempt."""
@@ -417,7 +448,8 @@ class Runner:
     def _give_up(self, outcome: Outcome) -> None:
         """Leave the row to the next run."""
         self.tally.deferred += 1
-        self._sink.defer(fail(outcome, "transient"))
+        self.tally.last_failure = str(outcome.error)
+        self._sink.defer(fail(outcome, "transient", self._redact))
 
     def _suspect(self, outcome: Outcome) -> None:
         """Hold a row back whose refusal speaks of every row, if this was a wrong model or URL."""
@@ -441,7 +473,7 @@ class Runner:
         for outcome in suspects:
             if outcome.error is not None and not is_foreign(outcome.error):
                 self.tally.failed += 1
-                results.append(fail(outcome, "permanent"))
+                results.append(fail(outcome, "permanent", self._redact))
             else:
                 self._give_up(outcome)
         return results

@@ -39,6 +39,9 @@ class Sink(Protocol):
     def find_block(self) -> str | None:
         """Say what must come before more rows may be asked for; None when they may."""
 
+    def settle(self) -> None:
+        """Bring what was written to disk when it is time; called a few times a second."""
+
     def close(self) -> None:
         """Finish, after the last result."""
 
@@ -86,6 +89,10 @@ class LedgerSink:
         """Nothing: no result is held back."""
         return None
 
+    def settle(self) -> None:
+        """Force lines to disk, at most once a second."""
+        self._ledger.settle()
+
     def close(self) -> None:
         """Close the errors file, or remove that of an earlier run."""
         try:
@@ -129,6 +136,9 @@ class StdoutSink:
         if any(event & select.POLLERR for _, event in poll.poll(0)):
             raise OutputClosed
         return None
+
+    def settle(self) -> None:
+        """A pipe has no disk."""
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -174,6 +184,10 @@ class OrderedSink:
         if len(self._expected) < self._rows and self._bytes < _WINDOW_BYTES:
             return self._sink.find_block()
         return f"row {next(iter(self._expected))}, the first in order"
+
+    def settle(self) -> None:
+        """Let the sink below do so."""
+        self._sink.settle()
 
     def close(self) -> None:
         """Give on what is left, in order, when a run was stopped."""
@@ -230,6 +244,13 @@ def _find_place(places: Places, name: str, key: bytes) -> int:
 
 def sort_by_place(path: Path, places: Places) -> None:
     """Rewrite a finished output in the order of the input. Raises OutputFailed."""
+    try:
+        _sort(path, places)
+    except OutputFailed as error:
+        raise OutputFailed(f"{error}; every row is there, but they are not in order") from error
+
+
+def _sort(path: Path, places: Places) -> None:
     with open(path, "rb") as file, rewrite(path) as new:
         lines = array("Q")
         numbers = array("Q")

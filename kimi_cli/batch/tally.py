@@ -56,6 +56,8 @@ class Tally:
     stop_status: ExitStatus | None = None
     trouble: str = ""
     """What the last attempt that failed said."""
+    last_failure: str = ""
+    """What the last attempt of a row said that got no answer."""
     outlook: Outlook = field(default_factory=lambda: Outlook())
     first_changed: list[str] = field(default_factory=list)
     first_duplicates: list[str] = field(default_factory=list)
@@ -146,7 +148,7 @@ class Tally:
             reason = self.stop_reason
             return reason if own_fault else f"stopped: {reason}; {self.outlook.after_stop}"
         if self.deferred:
-            why = f" ({self.trouble})" if self.trouble else ""
+            why = f" ({self.last_failure})" if self.last_failure else ""
             rows = _count(self.deferred, "row")
             return f"{rows} got no answer{why}; {self.outlook.after_attempts}"
         if self.changed:

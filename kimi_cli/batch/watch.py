@@ -19,8 +19,12 @@ _DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
 class Watch:
     """Turns signals into requests to the runner."""
 
-    def __init__(self, terminal: Terminal, progress: Progress) -> None:
-        """Tell on *terminal* what comes of a signal; *progress* says how the run stands."""
+    def __init__(self, terminal: Terminal, progress: Progress, *, writes_out: bool) -> None:
+        """Tell on *terminal* what comes of a signal; *progress* says how the run stands.
+
+        A run that *writes_out* to stdout cannot drain into a pipe that nobody reads.
+        """
+        self._writes_out = writes_out
         self._terminal = terminal
         self._progress = progress
         self._runner: Runner | None = None
@@ -41,7 +45,8 @@ class Watch:
     def stop(self, signum: int) -> None:
         """Drain at the first signal, leave at the second."""
         runner = self._runner
-        if runner is None or self.signum is not None:
+        is_stuck = self._writes_out and not self._terminal.takes_output()
+        if runner is None or self.signum is not None or is_stuck:
             raise Terminated(signum)
         self.signum = signum
         drain = _DRAIN_INTERRUPT if signum == signal.SIGINT else _DRAIN_TERMINATE
@@ -66,9 +71,9 @@ class Watch:
 
 
 @contextmanager
-def watch_signals(terminal: Terminal, progress: Progress) -> Iterator[Watch]:
+def watch_signals(terminal: Terminal, progress: Progress, *, writes_out: bool) -> Iterator[Watch]:
     """Let a run end in good order by a signal, for the time of a ``with``."""
-    watch = Watch(terminal, progress)
+    watch = Watch(terminal, progress, writes_out=writes_out)
     ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers: dict[int, Callable[[int], None]] = {**dict.fromkeys(ending, watch.stop)}
     handlers[signal.SIGUSR1] = watch.ask

@@ -287,7 +287,11 @@ def batch(
     with open_client(terminal, settings, connection, stream=False) as client:
         progress = _open_progress(terminal, options.progress, campaign)
         pace = _make_pace(terminal, settings, options)
-        with _summed_up(campaign), watch_signals(terminal, progress) as watch:
+        writes_out = campaign.output is None
+        with (
+            _summed_up(terminal, campaign),
+            watch_signals(terminal, progress, writes_out=writes_out) as watch,
+        ):
             campaign.run(
                 open_channel=lambda: client.open_channel(),
                 pace=pace,
@@ -295,6 +299,7 @@ def batch(
                 notify=terminal.warn,
                 started=watch.start,
                 tick=watch.tick,
+                redact=terminal.redact,
             )
             watch.finish()
     terminal.warn(campaign.tally.compose())
@@ -465,7 +470,7 @@ def _rehearse(terminal: Terminal, campaign: Campaign) -> None:
 
 
 @contextmanager
-def _summed_up(campaign: Campaign) -> Iterator[None]:
+def _summed_up(terminal: Terminal, campaign: Campaign) -> Iterator[None]:
     """Write the figures however the run ends, but for a run that did not begin.
 
     A wrong name is told before it costs.
@@ -480,14 +485,16 @@ def _summed_up(campaign: Campaign) -> Iterator[None]:
     except BaseException:
         if tally.read:
             with contextlib.suppress(CannotCreate):
-                _write_summary(path, tally.dump())
+                _write_summary(path, terminal.redact(tally.dump()))
         raise
-    _write_summary(path, tally.dump())
+    _write_summary(path, terminal.redact(tally.dump()))
 
 
 def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progress:
     if kind == "auto":
         kind = "none" if terminal.quiet else "bar" if terminal.err_is_terminal else "log"
+    if kind == "bar" and not terminal.err_is_terminal:
+        kind = "log"  # there is no screen to draw on
     return KINDS[kind](terminal, campaign.source)
 
 
