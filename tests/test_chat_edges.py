@@ -14,7 +14,8 @@ import subprocess
 import termios
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -446,6 +447,16 @@ def test_a_quiet_chat_shows_no_wait(chat: Start, server: ReplayServer) -> None:
 # Odd surroundings
 
 
+@contextmanager
+def hidden(path: Path) -> Iterator[None]:
+    """Let a folder stand in place of a file for a while: nothing can be written there."""
+    aside = path.rename(path.with_suffix(".aside"))
+    path.mkdir()
+    yield
+    path.rmdir()
+    aside.rename(path)
+
+
 @pytest.mark.parametrize("command", ["/undo", "/retry"])
 def test_an_unsaved_answer_is_taken_back_like_any_other(
     chat: Start, server: ReplayServer, home: Path, command: str
@@ -457,12 +468,9 @@ def test_an_unsaved_answer_is_taken_back_like_any_other(
     with chat("-S", "mine") as screen:
         say(screen, "one", "re: one")
         say(screen, "two", "half")
-        aside = path.rename(path.with_suffix(".aside"))
-        path.mkdir()
-        gate.set()
-        screen.see("the answer is not saved: ")
-        path.rmdir()
-        aside.rename(path)
+        with hidden(path):
+            gate.set()
+            screen.see("the answer is not saved: ")
         if command == "/undo":
             say(screen, "/undo", "taken back: two")
             assert list_contents_of(home, "mine") == ["one", "re: one"]
@@ -484,12 +492,9 @@ def test_an_unsaved_answer_is_saved_with_the_next_question(
     path = home / CONVERSATIONS / "mine.jsonl"
     with chat("-S", "mine") as screen:
         say(screen, "one", "half")
-        aside = path.rename(path.with_suffix(".aside"))
-        path.mkdir()
-        gate.set()
-        screen.see("the answer is not saved: ")
-        path.rmdir()
-        aside.rename(path)
+        with hidden(path):
+            gate.set()
+            screen.see("the answer is not saved: ")
         say(screen, "two", "re: two")
         screen.see_prompt()
     assert list_contents_of(home, "mine") == ["one", "half an answer", "two", "re: two"]
@@ -538,15 +543,12 @@ def test_a_question_that_is_not_kept_is_the_last_one(
     with chat("-S", "mine") as screen:
         say(screen, "one", "re: one")
         screen.see_prompt()
-        aside = path.rename(path.with_suffix(".aside"))
-        path.mkdir()
-        say(screen, "two", "/retry asks again")
-        say(screen, "/undo", "taken back: two")
-        say(screen, "three", "/retry asks again")
-        say(screen, "/new", "a new conversation")
-        say(screen, "/retry", "there is nothing to ask again")
-        path.rmdir()
-        aside.rename(path)
+        with hidden(path):
+            say(screen, "two", "/retry asks again")
+            say(screen, "/undo", "taken back: two")
+            say(screen, "three", "/retry asks again")
+            say(screen, "/new", "a new conversation")
+            say(screen, "/retry", "there is nothing to ask again")
     assert list_contents_of(home, "mine") == ["one", "re: one"]
     assert len(server.requests) == 1
 

@@ -22,6 +22,7 @@ _NEAR = 12
 _ROW, _SURPLUS = 0.5, 0.2
 """Shares beyond the usual one: of those near for a row, of the last fifty or so for a limit."""
 _RECENT = 0.02
+"""Weight of one request in the share of the last fifty or so."""
 _SINGLES, _AGAIN = 3, 2
 """Single refusals that give rise to a trial, and those in it that settle it."""
 _TRIAL = 5.0
