@@ -168,13 +168,13 @@ def _edit(talk: Talk, argument: str) -> None:
 def _run_editor(talk: Talk, path: Path) -> None:
     found = (talk.environment.get(name) for name in _EDITORS)
     editor = next(filter(None, found), _USUAL_EDITOR)
-    try:
-        process = subprocess.Popen(  # noqa: S603 - the user's own editor
-            [*shlex.split(editor), path], env=remove_secrets(talk.environment, talk.settings)
-        )
-    except (OSError, ValueError) as error:
-        raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
     with keep_keyboard():
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the user's own editor
+                [*shlex.split(editor), path], env=remove_secrets(talk.environment, talk.settings)
+            )
+        except (OSError, ValueError) as error:
+            raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
         status = _wait(process)
     if status < 0:
         ending = signal.Signals(-status).name
