@@ -156,17 +156,22 @@ class Dialogue:
             self.file.replace([*self.conversation.entries, *entries])
             self.conversation.entries += entries
             self._is_new = False
-        elif self.file.append([*self._unsaved, *entries]):
-            self._unsaved = []
-            self.conversation.entries += entries
         else:
-            self._read_anew(self.file)
-            if self._told:
-                return
+            is_alone = self.file.append([*self._unsaved, *entries])
+            self._unsaved = []
+            if is_alone:
+                self.conversation.entries += entries
+            else:
+                self._read_anew(self.file)
+                self._tell_loser(self.file.name)
+
+    def _tell_loser(self, name: str) -> None:
+        """Say, once a turn, that others spoke meanwhile."""
+        if not self._told:
             self._told = True
             self._warn(
-                f"conversation {self.file.name} went on in another process; both are kept, but "
-                "this turn did not know of what was said there"
+                f"conversation {name} went on in another process; both are kept, but this turn "
+                "did not know of what was said there"
             )
 
     def _keep(self, turn: str, completion: Completion, flaw: str | None) -> None:
@@ -184,5 +189,7 @@ class Dialogue:
                 self.file = None
 
     def _read_anew(self, file: ConversationFile) -> None:
-        self.conversation = file.read() or self.conversation
-        self._unsaved = []
+        conversation = file.read()
+        if conversation is not None:
+            conversation.entries += self._unsaved
+            self.conversation = conversation

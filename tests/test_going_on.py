@@ -451,3 +451,13 @@ def test_few_threads_are_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("threading.Thread.start", start_some)
     runner.run()
     assert (tally.answered, pace.limit) == (40, 3.0)
+
+
+def test_a_token_that_is_refused_later_ends_the_run(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """Whatever the body says of it: 401 speaks of every row, and 77 comes at once."""
+    write_rows(source, make_rows(9))
+    server.script(completion("good"), *[Reply([b"Unauthorized"], 401)] * 9)
+    assert batch(str(source), "-o", str(out), "-c", "1").status == 77
+    assert len(server.requests) == 2

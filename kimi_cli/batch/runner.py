@@ -388,8 +388,8 @@ class Runner:
         if verdict in (Verdict.RATE_LIMITED, Verdict.OVERLOADED):
             self._judge_load(outcome, error, ticket)
             return []
-        if verdict is Verdict.TOKEN_REFUSED and error.refusal.code is None and self.tally.answered:
-            # A token that was good a moment ago: a firewall's page, which speaks of one prompt.
+        if self.tally.answered and error.refusal.http_status == 403 and error.refusal.code is None:
+            # The token was good a moment ago: this is a firewall, which speaks of one prompt.
             self.pace.fail(outcome.at)
             self._breaker.note(outcome.at, good=False)
             self._try_again(outcome)
