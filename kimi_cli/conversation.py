@@ -261,12 +261,6 @@ class Conversation:
         return messages
 
 
-def count_tokens(usage: JSON, key: str) -> int | None:
-    """Return a figure of *usage*; None where the host left it out, or sent nonsense."""
-    value = usage.get(key)
-    return value if type(value) is int and 0 <= value < 2**53 else None
-
-
 def make_turn_id() -> str:
     """Return a name for a turn that no other process has chosen."""
     return os.urandom(6).hex()

@@ -119,7 +119,7 @@ class MarkdownText:
 
 
 def _ends_blank(text: str) -> bool:
-    return text[:-1].rpartition("\n")[2].isspace() or text.endswith("\n\n")
+    return not text[:-1].rpartition("\n")[2].strip()
 
 
 def _is_complete(shown: str, tokens: list[Any]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 from conftest import CANARY, Kimi
-from rows import echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
+from rows import echo, get_prompt, hold, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import ReplayServer, Reply, completion, refusal
 
 from kimi_cli.api.channel import WholeReply
@@ -461,3 +461,21 @@ def test_a_token_that_is_refused_later_ends_the_run(
     server.script(completion("good"), *[Reply([b"Unauthorized"], 401)] * 9)
     assert batch(str(source), "-o", str(out), "-c", "1").status == 77
     assert len(server.requests) == 2
+
+
+def test_a_closed_window_is_one_signal(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """The shell and the system send a SIGHUP each: what is in flight is waited for all the same."""
+    write_rows(source, make_rows(2))
+    gate = threading.Event()
+    server.answer(lambda request: hold(gate, echo(request)))
+    run = batch.start(str(source), "-o", str(out), "-c", "1")
+    server.await_requests(1)
+    run.signal(signal.SIGHUP)
+    run.expect(b"again to leave", "stderr")
+    run.signal(signal.SIGHUP)
+    time.sleep(0.3)
+    gate.set()
+    assert run.wait().status == -signal.SIGHUP
+    assert list_ids(out) == ["r0"]

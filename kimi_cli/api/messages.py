@@ -56,6 +56,12 @@ class Message:
         return body
 
 
+def count_tokens(usage: JSON, key: str) -> int | None:
+    """Return a figure of *usage*; None where the host left it out, or sent nonsense."""
+    value = usage.get(key)
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
 def read_message(document: JSON) -> Message:
     """Read what ``Message.to_json`` wrote, or any message of the API; raises ValueError."""
     role, content = document.get("role"), document.get("content")

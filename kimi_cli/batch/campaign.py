@@ -207,7 +207,6 @@ def _check_place(output: Path) -> None:
     try:
         if errors.is_dir():
             raise CannotCreate(f"cannot create {errors}: there is a folder of that name")
-        errors.exists()
     except OSError as error:
         raise CannotCreate(f"cannot create {errors}: {error.strerror}") from error
 

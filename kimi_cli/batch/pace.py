@@ -86,6 +86,8 @@ class Pace:
             return held
         if held is not None:
             return self._describe(held)
+        if self._doubt.is_trying:
+            return "a trial: do fewer refusals come when all goes slower?"
         if self.limit < self._ceiling.value:
             why = " (more at once brings no more)" if self._ramp.rests else " (growing)"
         else:
@@ -110,10 +112,13 @@ class Pace:
 
         None means that no time helps: one in flight must come back first.
         """
-        if self.in_flight >= int(self.limit) and not self._doubt.is_trying:
+        allowed = int(self.limit)
+        if self._doubt.is_trying:
+            allowed = max(1, int(self.limit / _SLOWER))
+        elif self.in_flight >= allowed:
             self._grow(now)
-        allowed = self.limit / _SLOWER if self._doubt.is_trying else self.limit
-        if self.in_flight >= max(1, int(allowed)):
+            allowed = int(self.limit)
+        if self.in_flight >= allowed:
             self._held_by = None
             return None
         wait = self._sent + self._find_gap(now) - now
@@ -202,7 +207,7 @@ class Pace:
             meter.add(ticket, -1, -ticket.tokens)
         self._announces = self._announces or notice.limit is not None
         self._doubt.refuse(ticket.number)
-        if notice.limit is None and self._is_excused(notice.kind, ticket):
+        if notice.limit is None and self._is_excused(notice.kind, ticket, now):
             return
         kind = self._guess(notice.kind, ticket)
         if kind is Kind.CONCURRENCY:
@@ -219,7 +224,7 @@ class Pace:
             least = _LEAST_RELEASE if retry_after else 0.0
             self._release = min(_LONGEST_RELEASE, max(least, self._latency or 1.0))
 
-    def _is_excused(self, kind: Kind, ticket: Ticket) -> bool:
+    def _is_excused(self, kind: Kind, ticket: Ticket, now: float) -> bool:
         """Tell whether no limit explains a refusal; what was learned by such is forgotten."""
         knew = self._doubt.share
         if not (knew or self._has_kept(kind, ticket)) or not self._doubt.excuses(ticket.number):
@@ -229,7 +234,7 @@ class Pace:
             self._rates = {
                 period: limit for period, limit in self._rates.items() if limit.top < math.inf
             }
-            self._pause_until = now = ticket.sent
+            self._pause_until = now
             self._set_limit(self.limit, now)
         return True
 

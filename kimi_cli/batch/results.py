@@ -100,7 +100,7 @@ def _write_flat(result: Result) -> JSON:
 def _write_merge(result: Result) -> JSON:
     row = result.record.row
     head, answer = _head(result), _write_flat(result)
-    if row.get("custom_id", result.record.id) != result.record.id:
+    if str(row.get("custom_id", result.record.id)) != result.record.id:
         head["kimi"]["carried"] = {"custom_id": row["custom_id"]}
     beside = {key: value for key, value in row.items() if key not in ("custom_id", "kimi")}
     return head | beside | {"kimi_response": {k: answer[k] for k in list(answer)[2:]}}

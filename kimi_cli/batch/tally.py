@@ -8,10 +8,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from kimi_cli.api.messages import count_tokens
 from kimi_cli.errors import ExitStatus
 
 _SAMPLES = 10_000
-_MOST_TOKENS = 2**53
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,9 +77,7 @@ class Tally:
         """Add what one answer cost; hosts leave it out, or send nonsense."""
         if isinstance(usage, dict):
             for name in ("prompt_tokens", "completion_tokens"):
-                value = usage.get(name)
-                if isinstance(value, int) and 0 <= value < _MOST_TOKENS:
-                    setattr(self, name, getattr(self, name) + value)
+                setattr(self, name, getattr(self, name) + (count_tokens(usage, name) or 0))
 
     def note_latency(self, milliseconds: int) -> None:
         """Keep an even sample of the latencies (Vitter's algorithm R)."""

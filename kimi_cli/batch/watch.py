@@ -44,6 +44,8 @@ class Watch:
 
     def stop(self, signum: int) -> None:
         """Drain at the first signal, leave at the second."""
+        if signum == self.signum == signal.SIGHUP:
+            return  # a window that is closed says so twice, by its shell and by itself
         runner = self._runner
         is_stuck = self._writes_out and not self._terminal.takes_output()
         if runner is None or self.signum is not None or is_stuck:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kimi_cli.api import codec
+from kimi_cli.api.messages import count_tokens
 from kimi_cli.chat.status import keep_keyboard
 from kimi_cli.chat.talk import Talk
-from kimi_cli.conversation import count_tokens
 from kimi_cli.credentials import remove_secrets
 from kimi_cli.errors import BadInput, CannotCreate, Terminated
 from kimi_cli.options import BodyField
@@ -146,19 +146,18 @@ def _undo(talk: Talk, argument: str) -> None:
 def _edit(talk: Talk, argument: str) -> None:
     """Open the user's editor on the next question."""
     try:
-        folder = tempfile.mkdtemp(prefix="kimi-")
-        path = Path(folder, "question.md")
-        try:
+        with contextlib.ExitStack() as stack:
+            folder = tempfile.mkdtemp(prefix="kimi-")
+            stack.callback(shutil.rmtree, folder)
+            path = Path(folder, "question.md")
             path.write_text(argument, encoding="utf-8")
-            _run_editor(talk, path)
+            try:
+                _run_editor(talk, path)
+            except Terminated:
+                stack.pop_all()
+                talk.terminal.complain(f"what was being edited is in {path}")
+                raise
             talk.draft = path.read_text(encoding="utf-8").removesuffix("\n")
-        except Terminated:
-            talk.terminal.complain(f"what was being edited is in {path}")
-            raise
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
     except UnicodeDecodeError as error:
         raise BadInput(f"what was edited is not UTF-8: {error}") from error
     except OSError as error:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from kimi_cli.api.messages import Delta
 from kimi_cli.signals import handle_signals
@@ -94,12 +95,15 @@ class StatusLine:
 
 
 @contextmanager
-def keep_keyboard() -> Iterator[None]:
-    """Leave the keyboard as it was, whatever another program did to it, and did not undo."""
+def keep_keyboard() -> Iterator[list[Any]]:
+    """Leave the keyboard as it was, whatever another program did to it, and did not undo.
+
+    Yields how it was, in termios' terms.
+    """
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        yield
+        yield before
     finally:
         with suppress(termios.error):  # the window was closed
             termios.tcsetattr(descriptor, termios.TCSANOW, before)
@@ -131,8 +135,7 @@ def hush_keyboard(terminal: Terminal) -> Iterator[None]:
         os.kill(os.getpid(), signum)
         signal.signal(signum, ours)  # after SIGCONT
 
-    with keep_keyboard():
-        before = termios.tcgetattr(descriptor)
+    with keep_keyboard() as before:
         hush()
         try:
             # Not every shell looks after the keyboard of what it stops, or gives it back as it was.

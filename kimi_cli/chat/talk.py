@@ -10,9 +10,10 @@ from typing import Any
 from kimi_cli.answer import Answer, Style, print_answer
 from kimi_cli.api.catalogue import find_model
 from kimi_cli.api.client import Client
+from kimi_cli.api.messages import count_tokens
 from kimi_cli.archive import LATEST, Archive
 from kimi_cli.chat.status import StatusLine, hush_keyboard
-from kimi_cli.conversation import Conversation, count_tokens
+from kimi_cli.conversation import Conversation
 from kimi_cli.dialogue import Dialogue
 from kimi_cli.errors import BadInput, MissingInput, Terminated
 from kimi_cli.prompt import Reading
