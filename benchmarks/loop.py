@@ -35,8 +35,8 @@ def run_kimi(url: str, path: str) -> float:
     from kimi_cli.api.messages import Message, Request
     from kimi_cli.api.retry import RetryPolicy
     from kimi_cli.api.transport import Route, Transport
-    from kimi_cli.terminal import Terminal
-    from kimi_cli.transcript import Transcript
+    from kimi_cli.show.transcript import Transcript
+    from kimi_cli.system.terminal import Terminal
 
     report = os.dup(1)
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)

@@ -21,8 +21,8 @@ from kimi_cli.errors import (
     OutputFailed,
     Terminated,
 )
-from kimi_cli.signals import catch_signals, die_by
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.signals import catch_signals, die_by
+from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import click
 
-from kimi_cli.config import ConfigFile, find_config_path, read_config
 from kimi_cli.errors import BadInput, ConfigError
-from kimi_cli.prompt import decode_argument
-from kimi_cli.terminal import Terminal
+from kimi_cli.prompt.reading import decode_argument
+from kimi_cli.settings.configfile import ConfigFile, find_config_path, read_config
+from kimi_cli.system.terminal import Terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -131,7 +131,7 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Offer the built-in profiles and those of the configuration file."""
-    from kimi_cli.settings import list_profiles  # noqa: PLC0415
+    from kimi_cli.settings.precedence import list_profiles  # noqa: PLC0415
 
     path = find_config_path(os.environ)
     try:

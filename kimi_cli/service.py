@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kimi_cli.config import SETTINGS, find_config_path, find_folder, read_config
 from kimi_cli.errors import ConfigError, KimiError
 from kimi_cli.options import ConnectionOptions
-from kimi_cli.settings import Settings, resolve
-from kimi_cli.terminal import Terminal
+from kimi_cli.settings.configfile import SETTINGS, find_config_path, find_folder, read_config
+from kimi_cli.settings.precedence import Settings, resolve
+from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
     from kimi_cli.api.client import Client, Retry
-    from kimi_cli.conversation import Conversation
-    from kimi_cli.credentials import BearerToken, Stores
+    from kimi_cli.conversation.record import Conversation
+    from kimi_cli.credentials.bearer import BearerToken, Stores
 
 _PATIENCE = 120.0
 """Seconds without data: reasoning trickles, but a dead connection must end (api.md, 4.4)."""
@@ -64,9 +64,9 @@ def load_settings(
 
 def open_stores(terminal: Terminal, environment: Mapping[str, str]) -> Stores:
     """Return where tokens are kept between runs."""
-    from kimi_cli.credentials import Stores  # noqa: PLC0415
-    from kimi_cli.keychain import Keychain  # noqa: PLC0415
-    from kimi_cli.tokenfile import TokenFile  # noqa: PLC0415
+    from kimi_cli.credentials.bearer import Stores  # noqa: PLC0415
+    from kimi_cli.credentials.keychain import Keychain  # noqa: PLC0415
+    from kimi_cli.credentials.tokenfile import TokenFile  # noqa: PLC0415
 
     folder = find_folder(environment, "XDG_CONFIG_HOME", ".config")
     return Stores(
@@ -105,7 +105,7 @@ def _make_client(
     from kimi_cli.api.limits import Limits  # noqa: PLC0415
     from kimi_cli.api.retry import RetryPolicy  # noqa: PLC0415
     from kimi_cli.api.transport import Transport  # noqa: PLC0415
-    from kimi_cli.network import find_route  # noqa: PLC0415
+    from kimi_cli.system.network import find_route  # noqa: PLC0415
 
     if token is not None:
         terminal.hide(token)
@@ -145,7 +145,7 @@ def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
 
 def find_token(terminal: Terminal, settings: Settings, token_file: str | None) -> BearerToken:
     """Return the bearer token of the origin; raises ConfigError when there is none."""
-    from kimi_cli.credentials import find_bearer_token  # noqa: PLC0415
+    from kimi_cli.credentials.bearer import find_bearer_token  # noqa: PLC0415
 
     stores = open_stores(terminal, os.environ)
     token = find_bearer_token(settings, os.environ, stores, token_file=token_file)
@@ -157,10 +157,10 @@ def find_token(terminal: Terminal, settings: Settings, token_file: str | None) -
 @contextmanager
 def _start_engine(settings: Settings) -> Iterator[tuple[str, str | None]]:
     """Start the engine in this process; yield its base URL and its bearer token."""
-    from kimi_cli import local  # noqa: PLC0415 - an optional extra
+    from kimi_cli.system import engine  # noqa: PLC0415 - an optional extra
 
-    model = local.find_model(settings.local_model)
-    with local.serve(model, alias=settings.model) as endpoint:
+    model = engine.find_model(settings.local_model)
+    with engine.serve(model, alias=settings.model) as endpoint:
         yield endpoint.base_url, endpoint.bearer_token
 
 

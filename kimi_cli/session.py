@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kimi_cli.config import find_folder
 from kimi_cli.errors import KimiError, MissingInput
 from kimi_cli.options import Encoding, RequestOptions, Text, bundle
-from kimi_cli.settings import Settings
-from kimi_cli.terminal import Terminal
+from kimi_cli.settings.configfile import find_folder
+from kimi_cli.settings.precedence import Settings
+from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
     from kimi_cli.api.messages import Message, Request
-    from kimi_cli.archive import Archive, ConversationFile
-    from kimi_cli.conversation import Conversation, Manner
-    from kimi_cli.dialogue import Dialogue
+    from kimi_cli.conversation.archive import Archive, ConversationFile
+    from kimi_cli.conversation.dialogue import Dialogue
+    from kimi_cli.conversation.record import Conversation, Manner
 
 
 def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Offer the conversations that there are."""
-    from kimi_cli.archive import LATEST  # noqa: PLC0415
+    from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415
 
     try:
         names = open_archive(Terminal(os.environ)).list_names()
@@ -148,7 +148,7 @@ conversation_options = bundle(
 
 def open_archive(terminal: Terminal) -> Archive:
     """Return where conversations are kept."""
-    from kimi_cli.archive import Archive  # noqa: PLC0415 - most runs keep nothing
+    from kimi_cli.conversation.archive import Archive  # noqa: PLC0415 - most runs keep nothing
 
     state = find_folder(os.environ, "XDG_STATE_HOME", ".local/state")
     return Archive(state / "conversations", terminal.warn)
@@ -163,7 +163,7 @@ def recall(
     """
     if not kept.go_on and kept.session is None:
         return None
-    from kimi_cli.archive import LATEST  # noqa: PLC0415
+    from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415
 
     name = LATEST if kept.session is None else kept.session
     file = open_archive(terminal).find(name)
@@ -190,8 +190,8 @@ def open_dialogue(
     saves: bool,
 ) -> Dialogue:
     """Return the conversation that the next turn belongs to."""
-    from kimi_cli.archive import LATEST  # noqa: PLC0415
-    from kimi_cli.dialogue import Dialogue  # noqa: PLC0415
+    from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415
+    from kimi_cli.conversation.dialogue import Dialogue  # noqa: PLC0415
 
     if recalled is not None:
         file, conversation = recalled
@@ -219,14 +219,14 @@ def find_window(settings: Settings) -> int | None:
     """Return the tokens that the profile's engine reads; None for a host, which may not tell."""
     if not settings.needs_engine:
         return None
-    from kimi_cli import local  # noqa: PLC0415 - an optional extra
+    from kimi_cli.system import engine  # noqa: PLC0415 - an optional extra
 
-    return local.CONTEXT_TOKENS
+    return engine.CONTEXT_TOKENS
 
 
 def make_manner(settings: Settings, parameters: Mapping[str, Any]) -> Manner:
     """Return what a conversation remembers of how a question was asked."""
-    from kimi_cli.conversation import Manner  # noqa: PLC0415 - most runs keep nothing
+    from kimi_cli.conversation.record import Manner  # noqa: PLC0415 - most runs keep nothing
 
     return Manner(
         model=settings.model,

@@ -23,9 +23,9 @@ from test_conversation import FIRST, NEXT, list_record, open_file, read_lines
 from test_log import DAY, assistant, encode, keep, user
 
 from kimi_cli.api.messages import Delta, Message
-from kimi_cli.archive import ConversationFile
-from kimi_cli.conversation import Manner
-from kimi_cli.dialogue import Dialogue
+from kimi_cli.conversation.archive import ConversationFile
+from kimi_cli.conversation.dialogue import Dialogue
+from kimi_cli.conversation.record import Manner
 from kimi_cli.errors import BadInput
 
 asking, mine = test_conversation.asking, test_conversation.mine

@@ -12,11 +12,11 @@ import pytest
 from conftest import Kimi, SecretService
 from server import ReplayServer, document, refusal, stream
 
-from kimi_cli.config import ConfigFile
-from kimi_cli.credentials import Stores, find_bearer_token
-from kimi_cli.keychain import Keychain
-from kimi_cli.settings import resolve
-from kimi_cli.tokenfile import TokenFile
+from kimi_cli.credentials.bearer import Stores, find_bearer_token
+from kimi_cli.credentials.keychain import Keychain
+from kimi_cli.credentials.tokenfile import TokenFile
+from kimi_cli.settings.configfile import ConfigFile
+from kimi_cli.settings.precedence import resolve
 
 TOKEN = "sk-first-0123456789abcdef"
 OTHER = "sk-other-0123456789abcdef"

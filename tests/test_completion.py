@@ -13,7 +13,7 @@ from conftest import Kimi
 
 from kimi_cli.api.catalogue import DOCUMENTED
 from kimi_cli.cli import COMMANDS
-from kimi_cli.profiles import BUILT_IN
+from kimi_cli.settings.profiles import BUILT_IN
 
 SHELLS = ("bash", "zsh", "fish")
 PROFILES = [profile.name for profile in BUILT_IN]

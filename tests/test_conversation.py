@@ -35,16 +35,16 @@ from server import (
     stream,
 )
 
-from kimi_cli import archive
 from kimi_cli.api.messages import Completion, Ending, Message, Request
-from kimi_cli.archive import Archive, ConversationFile
-from kimi_cli.conversation import (
+from kimi_cli.conversation import archive
+from kimi_cli.conversation.archive import Archive, ConversationFile
+from kimi_cli.conversation.dialogue import Dialogue
+from kimi_cli.conversation.record import (
     Conversation,
     Entry,
     make_answer,
     read_entry,
 )
-from kimi_cli.dialogue import Dialogue
 from kimi_cli.errors import BadInput, MissingInput, TemporaryFailure
 
 FOLDER = ".local/state/kimi/conversations"
@@ -742,8 +742,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from kimi_cli.api.messages import Message
-from kimi_cli.archive import ConversationFile
-from kimi_cli.conversation import Entry
+from kimi_cli.conversation.archive import ConversationFile
+from kimi_cli.conversation.record import Entry
 from kimi_cli.errors import OutputFailed
 
 path, limit, way = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -17,12 +17,13 @@ PACKAGE = Path(kimi_cli.__file__).parent
 
 # From the ground up; a module imports from its own floor and from those below.
 FLOORS = (
-    {"kimi_cli", "errors", "sanitizer"},
+    {"kimi_cli", "errors"},
     {"api"},
-    {"profiles", "config", "settings"},
-    {"terminal", "signals", "keychain", "tokenfile", "local", "network", "credentials"},
-    {"prompt", "text", "transcript", "markdown", "listing", "batch"},
-    {"answer", "conversation", "archive", "dialogue"},
+    {"settings"},
+    {"system"},
+    {"credentials"},
+    {"prompt"},
+    {"show", "conversation", "batch"},
     {"options"},
     {"service", "session"},
     {"chat"},
@@ -34,11 +35,11 @@ ENVIRONMENT_READERS = {
     "commands.auth",
     "commands.batch",
     "commands.chat",
-    "config",
     "options",
-    "prompt",
+    "prompt.reading",
     "service",
     "session",
+    "settings.configfile",
 }
 
 
@@ -128,7 +129,7 @@ def test_no_code_asks_for_a_profile_by_name(name: str) -> None:
 
 
 FOR_A_PERSON = {"prompt_toolkit", "rich", "kimi_cli.chat.editor", "kimi_cli.chat.slash"}
-FOR_A_CHAT = {*FOR_A_PERSON, "kimi_cli.archive", "kimi_cli.conversation"}
+FOR_A_CHAT = {*FOR_A_PERSON, "kimi_cli.conversation.archive", "kimi_cli.conversation.record"}
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import click
 import pytest
 from conftest import Kimi
 
-from kimi_cli import config
 from kimi_cli.chat.slash import COMMANDS as SLASH_COMMANDS
 from kimi_cli.cli import COMMANDS, cli
 from kimi_cli.errors import ExitStatus
-from kimi_cli.profiles import BUILT_IN
+from kimi_cli.settings import configfile
+from kimi_cli.settings.profiles import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "man").glob("*.[15]"))
@@ -335,7 +335,7 @@ def test_exit_statuses_in_the_text_exist(page: Path) -> None:
 
 def find_variables() -> set[str]:
     """Every environment variable that is named in the sources, and those of the settings."""
-    names = {f"KIMI_{name.upper()}" for name in config.SETTINGS}
+    names = {f"KIMI_{name.upper()}" for name in configfile.SETTINGS}
     for path in (ROOT / "kimi_cli").rglob("*.py"):
         source = path.read_text()
         names |= set(re.findall(r'environ(?:ment)?\.get\("(\w+)"', source))
@@ -364,10 +364,10 @@ TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: 
 
 
 @pytest.mark.parametrize(
-    ("section", "rows"), [("SETTINGS", config.SETTINGS), ("PROFILES", config.PROFILE_KEYS)]
+    ("section", "rows"), [("SETTINGS", configfile.SETTINGS), ("PROFILES", configfile.PROFILE_KEYS)]
 )
 def test_the_page_on_configuration_has_every_key(
-    section: str, rows: dict[str, config.Setting]
+    section: str, rows: dict[str, configfile.Setting]
 ) -> None:
     page = (ROOT / "man/kimi-config.5").read_text()
     wanted = {name: TYPES[row.types[-1]] for name, row in rows.items()}
@@ -376,7 +376,7 @@ def test_the_page_on_configuration_has_every_key(
 
 def test_the_page_on_configuration_has_the_choices() -> None:
     page = plain((ROOT / "man/kimi-config.5").read_text())
-    for row in (*config.SETTINGS.values(), *config.PROFILE_KEYS.values()):
+    for row in (*configfile.SETTINGS.values(), *configfile.PROFILE_KEYS.values()):
         assert all(f'"{choice}"' in page for choice in row.choices)
 
 
@@ -398,6 +398,6 @@ def list_configurations() -> list[str]:
 def test_examples_of_configuration_are_good(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(text)
-    read = config.read_config(path)
+    read = configfile.read_config(path)
     assert read.warnings == ()
     assert read.values or read.profiles

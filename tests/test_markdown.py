@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kimi_cli.markdown import MarkdownText
-from kimi_cli.text import Text
+from kimi_cli.show.markdown import MarkdownText
+from kimi_cli.show.tidy import Text
 
 LINES = st.sampled_from([
     "# Head", "para one", "para *two*", "", "", "", "- item", "  - nested", "1. one", "1. more",

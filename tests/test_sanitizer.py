@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimi_cli.sanitizer import Sanitizer, sanitize
+from kimi_cli.system.sanitizer import Sanitizer, sanitize
 
 ATTACKS = {
     "\x1b]52;c;ZXZpbA==\x07": "^[]52;c;ZXZpbA==^G",

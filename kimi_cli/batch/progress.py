@@ -9,7 +9,7 @@ from typing import Any
 from kimi_cli.batch.runner import Runner
 from kimi_cli.batch.source import Source
 from kimi_cli.batch.tally import Tally
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.terminal import Terminal
 
 _REDRAW = 0.25
 _LOG_EVERY = 30.0

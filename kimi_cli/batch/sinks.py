@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 from kimi_cli.batch.ledger import Ledger, hash_id, read_head, rewrite
 from kimi_cli.batch.results import Result, encode_results
 from kimi_cli.errors import OutputClosed, OutputFailed
-from kimi_cli.terminal import write_whole
+from kimi_cli.system.terminal import write_whole
 
 _WINDOW_BYTES = 64 * 2**20
 

@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 from kimi_cli.batch.progress import Progress
 from kimi_cli.batch.runner import Runner
 from kimi_cli.errors import ExitStatus, Terminated
-from kimi_cli.signals import handle_signals
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.signals import handle_signals
+from kimi_cli.system.terminal import Terminal
 
 _DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
 """Seconds for what is in flight: a person can press again, a machine kills soon."""

@@ -22,8 +22,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from kimi_cli.errors import Terminated
-from kimi_cli.signals import handle_signals
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.signals import handle_signals
+from kimi_cli.system.terminal import Terminal
 
 _PROMPT, _CONTINUED = "> ", ". "
 

@@ -7,8 +7,8 @@ import sys
 from typing import NoReturn
 
 from kimi_cli.errors import Terminated
-from kimi_cli.signals import handle_signals
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.signals import handle_signals
+from kimi_cli.system.terminal import Terminal
 
 _PROMPT = "> "
 

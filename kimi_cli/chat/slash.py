@@ -19,10 +19,10 @@ from kimi_cli.api import codec
 from kimi_cli.api.messages import count_tokens
 from kimi_cli.chat.status import keep_keyboard
 from kimi_cli.chat.talk import Talk
-from kimi_cli.credentials import remove_secrets
+from kimi_cli.credentials.bearer import remove_secrets
 from kimi_cli.errors import BadInput, CannotCreate, Terminated
 from kimi_cli.options import BodyField
-from kimi_cli.prompt import STDIN, read_attachment
+from kimi_cli.prompt.reading import STDIN, read_attachment
 from kimi_cli.session import settle_model
 
 _EDITORS = ("VISUAL", "EDITOR")

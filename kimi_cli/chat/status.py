@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from kimi_cli.api.messages import Delta
-from kimi_cli.signals import handle_signals
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.signals import handle_signals
+from kimi_cli.system.terminal import Terminal
 
 _FIRST, _EVERY = 0.1, 1.0
 _ERASE = "\r\x1b[K"

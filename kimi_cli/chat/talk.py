@@ -7,19 +7,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kimi_cli.answer import Answer, Style, print_answer
 from kimi_cli.api.catalogue import find_model
 from kimi_cli.api.client import Client
 from kimi_cli.api.messages import count_tokens
-from kimi_cli.archive import LATEST, Archive
 from kimi_cli.chat.status import StatusLine, hush_keyboard
-from kimi_cli.conversation import Conversation
-from kimi_cli.dialogue import Dialogue
+from kimi_cli.conversation.archive import LATEST, Archive
+from kimi_cli.conversation.dialogue import Dialogue
+from kimi_cli.conversation.record import Conversation
 from kimi_cli.errors import BadInput, MissingInput, Terminated
-from kimi_cli.prompt import Reading
+from kimi_cli.prompt.reading import Reading
 from kimi_cli.session import build_request, compose_messages, make_manner
-from kimi_cli.settings import Settings
-from kimi_cli.terminal import Terminal
+from kimi_cli.settings.precedence import Settings
+from kimi_cli.show.answer import Answer, Style, print_answer
+from kimi_cli.system.terminal import Terminal
 
 _NEARLY_FULL = 0.9
 _LETTERS_PER_TOKEN, _SIGNS_PER_TOKEN = 3, 1.5

@@ -15,7 +15,7 @@ from kimi_cli.options import (
     request_options,
     verbosity_options,
 )
-from kimi_cli.prompt import Reading, compose_prompt
+from kimi_cli.prompt.reading import Reading, compose_prompt
 from kimi_cli.service import load_settings, open_client
 from kimi_cli.session import (
     AnswerOptions,
@@ -33,10 +33,10 @@ from kimi_cli.session import (
     recall,
     settle_model,
 )
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
-    from kimi_cli.settings import Settings
+    from kimi_cli.settings.precedence import Settings
 
 EPILOG = """\b
 Examples:
@@ -96,7 +96,7 @@ def ask(
     if dry_run:
         terminal.show(request.encode().decode() + "\n")
         return
-    from kimi_cli.answer import Style, judge, print_answer  # noqa: PLC0415 - not for --dry-run
+    from kimi_cli.show.answer import Style, judge, print_answer  # noqa: PLC0415 - not for --dry-run
 
     shown = Style(
         as_json=style.as_json,
@@ -132,8 +132,8 @@ def _read_prompt(
 
 def _warn_of_reach(terminal: Terminal, settings: Settings, prompt: str) -> None:
     """Say that the small model behind the profile does not read all of a long text."""
-    from kimi_cli import local  # noqa: PLC0415 - an optional extra
+    from kimi_cli.system import engine  # noqa: PLC0415 - an optional extra
 
-    reach = local.find_reach(local.find_model(settings.local_model))
+    reach = engine.find_reach(engine.find_model(settings.local_model))
     if reach is not None and len(prompt) > reach:
         terminal.warn(f"this demonstration model reads the first {reach} characters of a text")

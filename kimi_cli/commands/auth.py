@@ -12,11 +12,11 @@ import click
 from kimi_cli.errors import ConfigError, MissingInput
 from kimi_cli.options import HostOptions, host_options, token_file_option, verbosity_options
 from kimi_cli.service import find_token, load_settings, open_stores, verify_token
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
-    from kimi_cli.credentials import BearerToken
-    from kimi_cli.settings import Settings
+    from kimi_cli.credentials.bearer import BearerToken
+    from kimi_cli.settings.precedence import Settings
 
 _LONGEST = 8192
 
@@ -78,8 +78,8 @@ def login(
     The token is asked for at the terminal without being shown, or read from standard input. It
     belongs to the host it was stored for, and goes nowhere else.
     """
-    from kimi_cli.credentials import check_token  # noqa: PLC0415
-    from kimi_cli.keychain import KeychainError  # noqa: PLC0415
+    from kimi_cli.credentials.bearer import check_token  # noqa: PLC0415
+    from kimi_cli.credentials.keychain import KeychainError  # noqa: PLC0415
 
     settings = _load_settings(terminal, host)
     token = check_token(_read_token(terminal, settings.origin), "the input")
@@ -106,7 +106,7 @@ def login(
 @verbosity_options
 def logout(terminal: Terminal, *, host: HostOptions) -> None:
     """Remove the bearer token of a host from every store."""
-    from kimi_cli.keychain import KeychainError  # noqa: PLC0415
+    from kimi_cli.credentials.keychain import KeychainError  # noqa: PLC0415
 
     settings = _load_settings(terminal, host)
     stores = open_stores(terminal, os.environ)

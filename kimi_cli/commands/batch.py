@@ -44,13 +44,13 @@ from kimi_cli.options import (
     request_options,
     verbosity_options,
 )
-from kimi_cli.profiles import Profile
-from kimi_cli.prompt import Reading, read_text
+from kimi_cli.prompt.reading import Reading, read_text
 from kimi_cli.service import load_settings, open_client
-from kimi_cli.terminal import Terminal
+from kimi_cli.settings.profiles import Profile
+from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
-    from kimi_cli.settings import Settings
+    from kimi_cli.settings.precedence import Settings
 
 EPILOG = """\b
 Examples:

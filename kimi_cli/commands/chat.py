@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kimi_cli.answer import Style, judge
 from kimi_cli.chat.talk import Talk
 from kimi_cli.errors import BadInput, KimiError, Terminated
 from kimi_cli.options import (
@@ -23,7 +22,7 @@ from kimi_cli.options import (
     request_options,
     verbosity_options,
 )
-from kimi_cli.prompt import STDIN, Reading, decode_argument, read_attachment, read_prompts
+from kimi_cli.prompt.reading import STDIN, Reading, decode_argument, read_attachment, read_prompts
 from kimi_cli.service import load_settings, open_client
 from kimi_cli.session import (
     AnswerOptions,
@@ -40,8 +39,9 @@ from kimi_cli.session import (
     recall,
     settle_model,
 )
-from kimi_cli.signals import handle_signals
-from kimi_cli.terminal import Terminal
+from kimi_cli.show.answer import Style, judge
+from kimi_cli.system.signals import handle_signals
+from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
     from kimi_cli.chat.editor import Editor

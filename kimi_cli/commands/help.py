@@ -6,7 +6,7 @@ import click
 
 from kimi_cli.errors import ExitStatus
 from kimi_cli.options import pass_terminal
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.terminal import Terminal
 
 EPILOG = """\b
 Examples:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import click
 
 from kimi_cli.errors import KimiError, MissingInput
-from kimi_cli.listing import format_table
 from kimi_cli.options import Duration, Text, verbosity_options
-from kimi_cli.sanitizer import sanitize
 from kimi_cli.session import complete_sessions, open_archive
-from kimi_cli.terminal import Terminal
+from kimi_cli.show.listing import format_table
+from kimi_cli.system.sanitizer import sanitize
+from kimi_cli.system.terminal import Terminal
 
 EPILOG = """\b
 Examples:
@@ -121,7 +121,7 @@ def list_(terminal: Terminal, *, as_json: bool = False) -> None:
 @verbosity_options
 def show(terminal: Terminal, *, name: str | None, as_json: bool) -> None:
     """Print a conversation (the latest) as Markdown."""
-    from kimi_cli.archive import LATEST  # noqa: PLC0415
+    from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415
 
     name = LATEST if name is None else name
     archive = open_archive(terminal)

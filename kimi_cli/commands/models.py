@@ -12,7 +12,7 @@ from kimi_cli.options import (
     verbosity_options,
 )
 from kimi_cli.service import load_settings, open_client
-from kimi_cli.terminal import Terminal
+from kimi_cli.system.terminal import Terminal
 
 EPILOG = """\b
 Examples:
@@ -36,7 +36,7 @@ def models(
     shown. With -q only the names are printed.
     """
     from kimi_cli.api.catalogue import AS_OF, DOCUMENTED  # noqa: PLC0415
-    from kimi_cli.listing import dump_models, format_models  # noqa: PLC0415
+    from kimi_cli.show.listing import dump_models, format_models  # noqa: PLC0415
 
     settings = load_settings(terminal, host, connection)
     if settings.is_documented:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from kimi_cli.api.messages import Completion, Delta, Ending, Message
-from kimi_cli.archive import ConversationFile
-from kimi_cli.conversation import (
+from kimi_cli.conversation.archive import ConversationFile
+from kimi_cli.conversation.record import (
     Conversation,
     Entry,
     Manner,

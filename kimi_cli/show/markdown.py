@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kimi_cli.errors import ConfigError
-from kimi_cli.text import Text
+from kimi_cli.show.tidy import Text
 
 _LONG, _GROWTH = 4000, 1.1
 """Letters of a block from which on it is looked at only when it has grown by so much."""

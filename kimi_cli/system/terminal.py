@@ -164,7 +164,7 @@ def write_whole(descriptor: int, data: bytes) -> None:
 
 
 def _make_harmless(text: str) -> str:
-    from kimi_cli.sanitizer import sanitize  # noqa: PLC0415 - its patterns take time to compile
+    from kimi_cli.system.sanitizer import sanitize  # noqa: PLC0415 - its patterns take time to compile
 
     return sanitize(text)
 

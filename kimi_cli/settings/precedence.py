@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from kimi_cli.config import SETTINGS, ConfigFile
 from kimi_cli.errors import ConfigError
-from kimi_cli.profiles import BUILT_IN, DEFAULT_MODEL, Profile
+from kimi_cli.settings.configfile import SETTINGS, ConfigFile
+from kimi_cli.settings.profiles import BUILT_IN, DEFAULT_MODEL, Profile
 
 CONVERSATION = "the conversation"
 """The name of a conversation as the source of a value."""

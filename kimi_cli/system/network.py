@@ -13,7 +13,7 @@ from requests.utils import get_environ_proxies
 
 from kimi_cli.api.transport import Route
 from kimi_cli.errors import ConfigError
-from kimi_cli.settings import is_loopback
+from kimi_cli.settings.precedence import is_loopback
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kimi_cli.sanitizer import Sanitizer
+    from kimi_cli.system.sanitizer import Sanitizer
 
 
 class Text:
@@ -46,6 +46,6 @@ class Text:
 
 
 def _make_sanitizer() -> Sanitizer:
-    from kimi_cli.sanitizer import Sanitizer  # noqa: PLC0415 - a pipe needs none
+    from kimi_cli.system.sanitizer import Sanitizer  # noqa: PLC0415 - a pipe needs none
 
     return Sanitizer()

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kimi_cli.credentials.keychain import Keychain, KeychainError
+from kimi_cli.credentials.tokenfile import TokenFile
 from kimi_cli.errors import ConfigError
-from kimi_cli.keychain import Keychain, KeychainError
-from kimi_cli.settings import Settings, is_loopback
-from kimi_cli.tokenfile import TokenFile
+from kimi_cli.settings.precedence import Settings, is_loopback
 
 VENDOR_VARIABLES = {
     "https://api.acedata.cloud": ("ACEDATACLOUD_API_TOKEN", "ACEDATACLOUD_API_KEY"),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from kimi_cli.api.client import Client
 from kimi_cli.api.messages import Delta, Ending, Request, join_deltas
 from kimi_cli.errors import IncompleteAnswer
-from kimi_cli.terminal import Terminal
-from kimi_cli.transcript import Transcript
+from kimi_cli.show.transcript import Transcript
+from kimi_cli.system.terminal import Terminal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_cli.errors import ConfigError
-from kimi_cli.profiles import DEFAULT_PROFILE
+from kimi_cli.settings.profiles import DEFAULT_PROFILE
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from kimi_cli.api.messages import Delta
 from kimi_cli.errors import OutputClosed, OutputFailed, Terminated
-from kimi_cli.terminal import Terminal
-from kimi_cli.text import Text
+from kimi_cli.show.tidy import Text
+from kimi_cli.system.terminal import Terminal
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
 
 
 if TYPE_CHECKING:
-    from kimi_cli.markdown import MarkdownText
+    from kimi_cli.show.markdown import MarkdownText
 
 
 def _make_renderer(terminal: Terminal) -> MarkdownText:
-    from kimi_cli.markdown import MarkdownText  # noqa: PLC0415 - rendering is an optional extra
+    from kimi_cli.show.markdown import MarkdownText  # noqa: PLC0415 - rendering is an optional extra
 
     return MarkdownText(
         Text(for_terminal=True), find_width=terminal.find_columns, colour=terminal.colour_on_out

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISFIFO, S_ISREG
 
-from kimi_cli.conversation import Conversation, Entry, read_entry
+from kimi_cli.conversation.record import Conversation, Entry, read_entry
 from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, TemporaryFailure
 
 LATEST = "latest"

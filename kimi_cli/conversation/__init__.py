@@ -1,0 +1,1 @@
+"""What was said: its record, its files, the turns that are put there."""

@@ -1,0 +1,1 @@
+"""What goes in: words, files, standard input."""

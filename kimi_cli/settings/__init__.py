@@ -1,0 +1,1 @@
+"""What is in force: option, environment, conversation, configuration file, built-in."""

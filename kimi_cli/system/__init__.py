@@ -1,0 +1,1 @@
+"""The world outside: terminal, signals, network, engine; one outside thing each."""
