@@ -17,7 +17,7 @@ import pytest
 import test_conversation
 import test_log
 import test_talk
-from conftest import Kimi
+from program import Kimi
 from server import ReplayServer, completion, stream
 from test_conversation import FIRST, NEXT, list_record, open_file, read_lines
 from test_log import DAY, assistant, encode, keep, user

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kimi, Stream
+from program import Kimi, Stream
 from server import (
     FRAMINGS,
     USAGE,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kimi, SecretService
+from program import Kimi
+from secret_service import SecretService
 from server import ReplayServer, document, refusal, stream
 
 from kimi_cli.credentials.bearer import Stores, find_bearer_token

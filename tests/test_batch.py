@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Kimi
+from program import Kimi
 from rows import echo, get_prompt, make_rows, read_rows, write_rows
 from server import (
     Barrier,

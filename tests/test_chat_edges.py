@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 import test_log
 import test_talk
-from conftest import CANARY, Kimi
+from conftest import CANARY
+from program import Kimi
 from screen import Screen
 from server import Barrier, Mark, ReplayServer, Stall, Wait, stream
 from test_log import Line, assistant, encode, keep, user

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Kimi
+from program import Kimi
 
 from kimi_cli.api.catalogue import DOCUMENTED
 from kimi_cli.cli import COMMANDS

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CANARY, Kimi
+from conftest import CANARY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from program import Kimi
 from server import (
     Barrier,
     Cut,

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Kimi
+from program import Kimi
 from rows import SILENT, echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import Barrier, ReceivedRequest, ReplayServer, Reply, completion, refusal
 

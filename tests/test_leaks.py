@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import CANARY, Kimi, Result, Streams
+from conftest import CANARY
+from program import Kimi, Result, Streams
 from server import (
     Barrier,
     Cut,

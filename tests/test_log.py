@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kimi
+from program import Kimi
 from wcwidth import wcswidth  # type: ignore[import-untyped]
 
 FOLDER = ".local/state/kimi/conversations"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import Kimi
+from program import Kimi
 
 from kimi_cli.chat.slash import COMMANDS as SLASH_COMMANDS
 from kimi_cli.cli import COMMANDS, cli

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CANARY, Kimi
+from conftest import CANARY
+from program import Kimi
 from rows import echo, get_prompt, hold, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import (
     ReceivedRequest,

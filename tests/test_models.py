@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Kimi
+from program import Kimi
 from server import Cut, ReplayServer, Reply, document, refusal
 
 THE_GUIDES_SEVEN = {

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import CANARY, Kimi, Result
+from conftest import CANARY
+from program import Kimi, Result
 from server import (
     Mark,
     ReplayServer,

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import test_network
-from conftest import Kimi, Running
+from program import Kimi, Running
 from rows import SILENT, echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import (
     Barrier,

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Environment, Kimi, Result, Running, Streams
+from program import Environment, Kimi, Result, Running, Streams
 from server import (
     FRAMINGS,
     Barrier,

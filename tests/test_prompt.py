@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kimi, Result, Source
+from program import Kimi, Result, Source
 from server import ReceivedRequest, ReplayServer, stream
 
 Compose = Callable[..., str]

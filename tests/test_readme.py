@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CANARY, Kimi
+from conftest import CANARY
+from program import Kimi
 from server import ReceivedRequest, ReplayServer, Reply, completion, document, stream
 
 ROOT = Path(__file__).parents[1]

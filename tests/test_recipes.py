@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CANARY, Kimi
+from conftest import CANARY
+from program import Kimi
 from server import ReceivedRequest, ReplayServer, Reply, Stall, completion, refusal
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kimi
 from hypothesis import given
 from hypothesis import strategies as st
+from program import Kimi
 from rows import Row, get_prompt
 from server import ReceivedRequest, ReplayServer, Reply, completion
 

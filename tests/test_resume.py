@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kimi
+from program import Kimi
 from rows import Row, echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import ReceivedRequest, ReplayServer, Reply, Stall, refusal
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CANARY, Kimi
+from conftest import CANARY
+from program import Kimi
 from screen import Screen
 from server import (
     Barrier,

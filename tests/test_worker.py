@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Kimi, Running
+from program import Kimi, Running
 from rows import SILENT, echo, get_prompt, hold, list_ids, make_rows, read_rows, write_rows
 from server import (
     Barrier,
