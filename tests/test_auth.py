@@ -571,3 +571,20 @@ def test_a_token_command_is_no_shell_line(kimi: Kimi, home: Path) -> None:
     result = kimi("auth", "token", "--profile", "gone")
     assert result.status == 78
     assert "no-such-thing" in result.error
+
+
+def test_status_speaks_of_the_token_that_ask_would_send(
+    kimi: Kimi, home: Path, server: ReplayServer
+) -> None:
+    """Also where the profile needs none and one is named all the same."""
+    configure(home, f'[profiles.desk]\nbase_url = "{server.url}"\nauth = "none"\n')
+    path = home / "token"
+    path.write_text(f"{TOKEN}\n")
+    path.chmod(0o600)
+    desk = ("--profile", "desk")
+    assert b"source   none needed" in kimi("auth", "status", *desk).stdout
+    named = kimi("auth", "status", *desk, "--token-file", str(path))
+    assert f"source   --token-file {path}".encode() in named.stdout
+    server.script(stream("hi"))
+    assert kimi("ask", *desk, "--token-file", str(path), "hi").status == 0
+    assert get_sent_token(server) == f"Bearer {TOKEN}"

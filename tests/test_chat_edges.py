@@ -123,31 +123,56 @@ def test_only_what_was_known_is_taken_back(chat: Start, ask: Kimi, home: Path) -
         say(screen, "/undo", "taken back: one")
 
 
-IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
-
-
-@pytest.mark.parametrize(
-    ("lines", "title"),
-    [
-        ([assistant("Hello!")], "Hello!"),
-        ([user([IMAGE]), assistant("A cat.")], "[image_url]"),
-        ([user([{"type": "text", "text": "What?"}, IMAGE]), assistant("A cat.")], "What?"),
-    ],
-    ids=["answer", "image", "text and image"],
-)
-def test_what_cannot_be_asked_again_stays(
-    chat: Start, server: ReplayServer, folder: Path, lines: list[Line], title: str
-) -> None:
+def test_what_cannot_be_asked_again_stays(chat: Start, server: ReplayServer, folder: Path) -> None:
     """/retry says why and deletes nothing; /undo takes it back."""
-    path = keep(folder, "mine", *lines)
+    path = keep(folder, "mine", assistant("Hello!"))
     with chat("-S", "mine") as screen:
-        say(screen, "/retry", "the last turn has no question of text alone; /undo takes it back")
+        say(screen, "/retry", "the last turn has no question; /undo takes it back")
         screen.see_prompt()
-        assert path.read_bytes() == encode(*lines)
-        say(screen, "/undo", f"taken back: {title}")
+        assert path.read_bytes() == encode(assistant("Hello!"))
+        say(screen, "/undo", "taken back: Hello!")
         assert path.read_bytes() == b""
         say(screen, "/retry", "there is nothing to ask again")
     assert not server.requests
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+TEXT = {"type": "text", "text": "What?"}
+
+
+@pytest.mark.parametrize(
+    ("content", "title"),
+    [([IMAGE], "[image_url]"), ([TEXT, IMAGE], "What?"), ([IMAGE, TEXT, IMAGE], "What?")],
+    ids=["image", "text and image", "text between images"],
+)
+def test_a_question_with_parts_is_asked_again_whole(
+    chat: Start, server: ReplayServer, folder: Path, content: list[Line], title: str
+) -> None:
+    """/retry sends and records the very parts, in their order; /undo names them."""
+    path = keep(folder, "mine", user(content), assistant("A cat."))
+    server.script(stream("A dog."))
+    with chat("-S", "mine") as screen:
+        say(screen, "/retry", "A dog.")
+        screen.see_prompt()
+        assert server.requests[-1].json["messages"] == [{"role": "user", "content": content}]
+        asked, answered = [json.loads(line) for line in path.read_bytes().splitlines()]
+        assert (asked["content"], answered["content"]) == (content, "A dog.")
+        say(screen, "/undo", f"taken back: {title}")
+        assert path.read_bytes() == b""
+
+
+def test_a_file_joins_a_question_with_parts(
+    chat: Start, server: ReplayServer, folder: Path, home: Path
+) -> None:
+    """What is attached stands behind the parts that are asked again, as a part of its own."""
+    (home / "note.txt").write_text("a note\n")
+    keep(folder, "mine", user([IMAGE, TEXT]), assistant("A cat."))
+    server.script(stream("A dog."))
+    with chat("-S", "mine") as screen:
+        say(screen, "/file note.txt", "goes with the next question")
+        say(screen, "/retry", "A dog.")
+    note = {"type": "text", "text": "note.txt:\na note"}
+    assert server.requests[-1].json["messages"][0]["content"] == [IMAGE, TEXT, note]
 
 
 def test_half_a_character_is_copied(chat: Start, folder: Path) -> None:
@@ -414,7 +439,7 @@ def test_a_wait_takes_one_line(chat: Start, server: ReplayServer, columns: int) 
     gate = threading.Event()
     server.script(stream(Barrier(gate), "here", reasoning=["x" * 40_000]))
     with chat("--reasoning", "hide", columns=columns) as screen:
-        say(screen, "question", "1 s, about 10000 tokens of r")
+        say(screen, "question", "1 s, about 13333 tokens of r")
         assert len(find_waits(screen)) == 1
         gate.set()
         screen.see("here")

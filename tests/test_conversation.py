@@ -47,6 +47,7 @@ from kimi_cli.conversation.record import (
     read_entry,
 )
 from kimi_cli.errors import BadInput, MissingInput, TemporaryFailure
+from kimi_cli.prompt.content import Prompt
 
 FOLDER = ".local/state/kimi/conversations"
 NOTE = "\n\n[The answer was cut off here.]"
@@ -426,8 +427,8 @@ def test_the_last_system_prompt_stands_first() -> None:
     assert list_sent(*lines, system("")) == turns
     assert list_sent(*lines, system(""), system("three")) == [system("three"), *turns]
     dialogue = Dialogue(make_conversation(*lines), warn=pytest.fail)
-    assert dialogue.compose("new", "m", system="four")[0] == Message("system", "four")
-    roles = [message.role for message in dialogue.compose("new", "m", system="")]
+    assert dialogue.compose(Prompt("new"), "m", system="four")[0] == Message("system", "four")
+    roles = [message.role for message in dialogue.compose(Prompt("new"), "m", system="")]
     assert roles == ["user", "assistant", "user", "assistant", "user"]
 
 

@@ -22,10 +22,11 @@ FLOORS = (
     {"settings"},
     {"system"},
     {"credentials"},
-    {"prompt"},
+    {"prompt", "answer"},
     {"show", "conversation", "batch"},
     {"options"},
-    {"service", "session"},
+    {"host"},
+    {"turn"},
     {"chat"},
     {"commands"},
     {"cli", "__main__"},
@@ -35,11 +36,11 @@ ENVIRONMENT_READERS = {
     "commands.auth",
     "commands.batch",
     "commands.chat",
-    "options",
+    "host",
+    "options.completion",
     "prompt.reading",
-    "service",
-    "session",
     "settings.configfile",
+    "turn.opening",
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kimi_cli.show.markdown import MarkdownText
-from kimi_cli.show.tidy import Text
+from kimi_cli.show.tidy import TidyText
 
 LINES = st.sampled_from([
     "# Head", "para one", "para *two*", "", "", "", "- item", "  - nested", "1. one", "1. more",
@@ -23,7 +23,7 @@ DOCUMENTS = st.lists(LINES, min_size=1, max_size=12).map("\n".join)
 
 def render(text: str, *, size: int = 0, columns: int = 60) -> str:
     """Return *text* as it is shown when it comes in pieces of *size* letters, or whole."""
-    shown = MarkdownText(Text(for_terminal=True), find_width=lambda: columns, colour=False)
+    shown = MarkdownText(TidyText(for_terminal=True), find_width=lambda: columns, colour=False)
     size = size or max(1, len(text))
     pieces = [shown.feed(text[start : start + size]) for start in range(0, len(text), size)]
     return "".join([*pieces, shown.flush()])
@@ -72,7 +72,7 @@ def test_tables_lose_no_column(columns: int) -> None:
 
 def test_a_paragraph_is_shown_when_it_is_over() -> None:
     """At its blank line: the next one, which may be long, is not waited for."""
-    shown = MarkdownText(Text(for_terminal=True), find_width=lambda: 60, colour=False)
+    shown = MarkdownText(TidyText(for_terminal=True), find_width=lambda: 60, colour=False)
     assert shown.feed("# Head\n") == ""  # a line feed may prove to be the last
     first = shown.feed("\nOne *para*graph.\n\nT")
     assert list_lines(first)[1:] == ["One paragraph."]

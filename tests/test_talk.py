@@ -614,7 +614,7 @@ def test_a_wait_is_shown_and_goes(chat: Start, server: ReplayServer) -> None:
     with chat("--reasoning", "hide") as screen:
         screen.see_prompt()
         screen.enter("question")
-        screen.see("1 s, about 100 tokens of reasoning")
+        screen.see("1 s, about 133 tokens of reasoning")
         gate.set()
         screen.see("here")
         screen.see_no("tokens of reasoning")

@@ -38,9 +38,7 @@ class Message:
     @property
     def text(self) -> str:
         """The content as far as it is text."""
-        if isinstance(self.content, list):
-            return "\n".join(str(part["text"]) for part in self.content if "text" in part)
-        return self.content or ""
+        return read_text(self.content)
 
     def to_json(self) -> JSON:
         """Return the object the API takes."""
@@ -54,6 +52,13 @@ class Message:
         if self.name is not None:
             body["name"] = self.name
         return body
+
+
+def read_text(content: str | Sequence[JSON] | None) -> str:
+    """Return what is text in a message's *content*: all of it, or the texts of its parts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(str(part["text"]) for part in content if "text" in part)
 
 
 def count_tokens(usage: JSON, key: str) -> int | None:

@@ -21,9 +21,9 @@ from kimi_cli.chat.status import keep_keyboard
 from kimi_cli.chat.talk import Talk
 from kimi_cli.credentials.bearer import remove_secrets
 from kimi_cli.errors import BadInput, CannotCreate, Terminated
-from kimi_cli.options import BodyField
+from kimi_cli.options.types import BodyField
+from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import STDIN, read_attachment
-from kimi_cli.session import settle_model
 
 _EDITORS = ("VISUAL", "EDITOR")
 _USUAL_EDITOR = "vi"
@@ -40,11 +40,11 @@ class Slash:
 
     argument: str
     help: str
-    run: Callable[[Talk, str], str | None]
+    run: Callable[[Talk, str], Prompt | None]
     """Returns a question to be asked at once, or None."""
 
 
-def run(talk: Talk, line: str) -> str | None:
+def run(talk: Talk, line: str) -> Prompt | None:
     """Carry out *line*; return a question that it wants asked. Raises KimiError."""
     words = line[1:].split(maxsplit=1) or [""]
     name, argument = words[0], words[1].strip() if len(words) > 1 else ""
@@ -83,29 +83,28 @@ def _help(talk: Talk, argument: str) -> None:
 
 def _model(talk: Talk, argument: str) -> None:
     if argument:
-        talk.settings = replace(talk.settings, model=argument)
-        talk.parameters.pop("model", None)
-    _tell(talk, f"model {talk.settings.model}")
+        talk.terms = talk.terms.name_model(argument)
+    _tell(talk, f"model {talk.terms.model}")
 
 
 def _system(talk: Talk, argument: str) -> None:
     if argument:
-        talk.system = "" if argument in _NOTHING else argument
-    in_force = talk.system if talk.system is not None else talk.conversation.system
+        talk.terms = replace(talk.terms, system="" if argument in _NOTHING else argument)
+    system = talk.terms.system
+    in_force = system if system is not None else talk.conversation.system
     _tell(talk, f"system prompt: {in_force}" if in_force else "there is no system prompt")
 
 
 def _option(talk: Talk, argument: str) -> None:
     key = argument.removesuffix("=")
     if argument.endswith("=") and "=" not in key:
-        talk.parameters.pop(key, None)
+        talk.terms = talk.terms.drop_field(key)
     elif argument:
         name, value = BodyField().convert(argument, None, None)
-        talk.parameters[name] = value
+        talk.terms = talk.terms.set_field(name, value)
         if name == "model":
-            talk.settings = settle_model(talk.settings, talk.parameters)
             return _model(talk, "")
-    shown = [f"{key}={codec.dumps(value)}" for key, value in talk.parameters.items()]
+    shown = [f"{key}={codec.dumps(value)}" for key, value in talk.terms.parameters.items()]
     return _tell(talk, "\n".join(shown) or "no options are set")
 
 
@@ -114,12 +113,12 @@ def _file(talk: Talk, argument: str) -> None:
         raise BadInput("standard input is the keyboard here; name a file")
     path = os.path.expanduser(argument)
     with talk.stoppable():  # a pipe may keep us waiting
-        attachment = read_attachment(path, talk.reading)
+        attachment = Prompt(read_attachment(path, talk.reading))
     talk.attachments.append(attachment)
     _tell(talk, f"{argument} goes with the next question")
 
 
-def _retry(talk: Talk, argument: str) -> str | None:
+def _retry(talk: Talk, argument: str) -> Prompt | None:
     if talk.unasked:
         return talk.unasked
     turns = talk.conversation.list_turns()
@@ -127,7 +126,7 @@ def _retry(talk: Talk, argument: str) -> str | None:
         raise BadInput("there is nothing to ask again")
     question = turns[-1].question
     if question is None:
-        raise BadInput("the last turn has no question of text alone; /undo takes it back")
+        raise BadInput("the last turn has no question; /undo takes it back")
     talk.dialogue.take_back()
     return question
 
@@ -135,7 +134,7 @@ def _retry(talk: Talk, argument: str) -> str | None:
 def _undo(talk: Talk, argument: str) -> None:
     title: str | None
     if talk.unasked:
-        title, talk.unasked = " ".join(talk.unasked.split()), None
+        title, talk.unasked = " ".join(talk.unasked.text.split()), None
     else:
         title = talk.dialogue.take_back()
     if title is None:
@@ -170,7 +169,8 @@ def _run_editor(talk: Talk, path: Path) -> None:
     with keep_keyboard():
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own editor
-                [*shlex.split(editor), path], env=remove_secrets(talk.environment, talk.settings)
+                [*shlex.split(editor), path],
+                env=remove_secrets(talk.environment, talk.terms.settings),
             )
         except (OSError, ValueError) as error:
             raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
@@ -197,7 +197,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 def _reasoning(talk: Talk, argument: str) -> None:
     if argument not in ("show", "hide"):
         raise BadInput("/reasoning takes show or hide")
-    talk.style = replace(talk.style, reasoning=argument == "show")
+    talk.look = replace(talk.look, reasoning=argument == "show")
 
 
 def _save(talk: Talk, argument: str) -> None:
@@ -222,13 +222,13 @@ def _usage(talk: Talk, argument: str) -> None:
     if not usages:
         _tell(talk, "no tokens were counted yet")
         return
-    last, window = usages[-1], talk.find_window()
+    last, window = usages[-1], talk.terms.find_window()
     keys = ("prompt_tokens", "completion_tokens")
     asked, answered = (sum(count_tokens(usage, key) or 0 for usage in usages) for key in keys)
     now, then = ("?" if (n := count_tokens(last, key)) is None else str(n) for key in keys)
     share = ""
     if window is not None and (total := count_tokens(last, "total_tokens")) is not None:
-        share = f"; {total / window:.1%} of the {window:,} that {talk.settings.model} reads"
+        share = f"; {total / window:.1%} of the {window:,} that {talk.terms.model} reads"
     _tell(talk, f"last turn {now} + {then} tokens{share}\nall turns {asked} + {answered} tokens")
 
 

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from kimi_cli.api.messages import Delta
+from kimi_cli.api.estimate import estimate_tokens
+from kimi_cli.api.messages import Delta, Ending
 from kimi_cli.system.signals import handle_signals
 from kimi_cli.system.terminal import Terminal
 
 _FIRST, _EVERY = 0.1, 1.0
 _ERASE = "\r\x1b[K"
 _MARK_PASTES, _LEAVE_PASTES = "\x1b[?2004h", "\x1b[?2004l"
-_CHARACTERS_PER_TOKEN = 4
 
 
 class StatusLine:
@@ -37,7 +37,7 @@ class StatusLine:
         self._comes_in_blocks = comes_in_blocks
         self._has_content = False
         self._began = time.monotonic()
-        self._reasoned = 0
+        self._reasoned = 0.0
         self._is_drawn = False
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -56,11 +56,14 @@ class StatusLine:
 
     def note(self, delta: Delta) -> None:
         """Take what has come: text that is shown ends the wait."""
-        self._reasoned += len(delta.reasoning)
+        self._reasoned += estimate_tokens(delta.reasoning)
         self._has_content = self._has_content or bool(delta.content)
         is_shown = delta.content and not self._comes_in_blocks
         if is_shown or (delta.reasoning and self._reasoning_is_shown):
             self._stop()
+
+    def end(self, ending: Ending) -> None:
+        """Do nothing more: the wait is over."""
 
     def _make_room(self) -> None:
         """Leave for what is written now: for good, if it is the answer."""
@@ -79,7 +82,7 @@ class StatusLine:
             pause = _EVERY
             text = f"{time.monotonic() - self._began:.0f} s"
             if self._reasoned:
-                text += f", about {self._reasoned // _CHARACTERS_PER_TOKEN} tokens of reasoning"
+                text += f", about {self._reasoned:.0f} tokens of reasoning"
             with self._lock:
                 if self._over.is_set():
                     return

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kimi_cli.errors import ConfigError, MissingInput
-from kimi_cli.options import HostOptions, host_options, token_file_option, verbosity_options
-from kimi_cli.service import find_token, load_settings, open_stores, verify_token
+from kimi_cli.host import find_token, load_settings, open_stores, verify_token, wants_token
+from kimi_cli.options.bundles import HostOptions, host_options, token_file_option, verbosity_options
 from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def status(terminal: Terminal, *, host: HostOptions, token_file: str | None, as_
     """
     settings = _load_settings(terminal, host)
     try:
-        found = None if settings.is_open else find_token(terminal, settings, token_file)
+        is_wanted = wants_token(settings, token_file)
+        found = find_token(terminal, settings, token_file) if is_wanted else None
     except ConfigError as error:
         if as_json:
             terminal.write(_dump_status(settings, None, problem=str(error)))

@@ -33,9 +33,9 @@ from kimi_cli.errors import (
     ExitStatus,
     Terminated,
 )
-from kimi_cli.options import (
+from kimi_cli.host import load_settings, open_client
+from kimi_cli.options.bundles import (
     ConnectionOptions,
-    Duration,
     HostOptions,
     RequestOptions,
     bundle,
@@ -44,8 +44,8 @@ from kimi_cli.options import (
     request_options,
     verbosity_options,
 )
+from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
-from kimi_cli.service import load_settings, open_client
 from kimi_cli.settings.profiles import Profile
 from kimi_cli.system.terminal import Terminal
 
@@ -267,7 +267,7 @@ def batch(
     *,
     files: tuple[str, ...],
     options: BatchOptions,
-    asked: RequestOptions,
+    request: RequestOptions,
     host: HostOptions,
     connection: ConnectionOptions,
 ) -> None:
@@ -279,8 +279,8 @@ def batch(
     """
     if not files and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("there is no input; name a FILE, or pipe prompts in")
-    settings = load_settings(terminal, host, connection, asked)
-    campaign = _plan_campaign(files, options, asked, settings)
+    settings = load_settings(terminal, host, connection, request)
+    campaign = _plan_campaign(files, options, request, settings)
     if options.dry_run:
         _rehearse(terminal, campaign)
         return
@@ -311,20 +311,20 @@ def batch(
 
 
 def _plan_campaign(
-    files: tuple[str, ...], options: BatchOptions, asked: RequestOptions, settings: Settings
+    files: tuple[str, ...], options: BatchOptions, request: RequestOptions, settings: Settings
 ) -> Campaign:
     shard = _read_shard(options.shard)
     output = _name_output(options.output, shard)
     if output is None:
         _refuse_without_output(options)
     number, share = options.max_errors or (None, None)
-    is_usual = settings.sources["retries"] == "built-in"
+    is_usual = settings.is_built_in("retries")
     on_error = options.on_error or ("defer" if output else "write")
     return Campaign(
         source=Source(files, _choose_kind(options), longest=options.max_line),
         shape=Shape(
-            defaults={"model": settings.model, **asked.list_parameters()},
-            system=asked.system,
+            defaults={"model": settings.model, **request.list_parameters()},
+            system=request.system,
             template=_read_template(options.prompt),
             id_field=options.id_field,
         ),

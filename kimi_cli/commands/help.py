@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kimi_cli.errors import ExitStatus
-from kimi_cli.options import pass_terminal
+from kimi_cli.options.bundles import pass_terminal
 from kimi_cli.system.terminal import Terminal
 
 EPILOG = """\b

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 import click
 
 from kimi_cli.errors import KimiError, MissingInput
-from kimi_cli.options import Duration, Text, verbosity_options
-from kimi_cli.session import complete_sessions, open_archive
+from kimi_cli.options.bundles import verbosity_options
+from kimi_cli.options.completion import complete_sessions
+from kimi_cli.options.types import Duration, Utf8
 from kimi_cli.show.listing import format_table
 from kimi_cli.system.sanitizer import sanitize
 from kimi_cli.system.terminal import Terminal
+from kimi_cli.turn.opening import open_archive
 
 EPILOG = """\b
 Examples:
@@ -68,7 +70,7 @@ def log(context: click.Context) -> None:
 
 
 name_argument = click.argument(
-    "name", required=False, type=Text(), metavar="[NAME]", shell_complete=complete_sessions
+    "name", required=False, type=Utf8(), metavar="[NAME]", shell_complete=complete_sessions
 )
 
 
@@ -136,7 +138,7 @@ def show(terminal: Terminal, *, name: str | None, as_json: bool) -> None:
 
 
 @log.command(epilog=SEARCH_EPILOG)
-@click.argument("words", nargs=-1, required=True, type=Text())
+@click.argument("words", nargs=-1, required=True, type=Utf8())
 @verbosity_options
 def search(terminal: Terminal, *, words: Sequence[str]) -> None:
     """Print the places where all WORDS are in one message.
@@ -168,7 +170,7 @@ def search(terminal: Terminal, *, words: Sequence[str]) -> None:
 
 @log.command(epilog=RM_EPILOG)
 @click.argument(
-    "names", nargs=-1, type=Text(), metavar="[NAME]...", shell_complete=complete_sessions
+    "names", nargs=-1, type=Utf8(), metavar="[NAME]...", shell_complete=complete_sessions
 )
 @click.option(
     "--older-than",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from kimi_cli.options import (
+from kimi_cli.host import load_settings, open_client
+from kimi_cli.options.bundles import (
     ConnectionOptions,
     HostOptions,
     connection_options,
     host_options,
     verbosity_options,
 )
-from kimi_cli.service import load_settings, open_client
 from kimi_cli.system.terminal import Terminal
 
 EPILOG = """\b

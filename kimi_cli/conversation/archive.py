@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from stat import S_ISFIFO, S_ISREG
 
 from kimi_cli.conversation.record import Conversation, Entry, read_entry
 from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, TemporaryFailure
+from kimi_cli.settings.configfile import find_folder
 
 LATEST = "latest"
 """The name of the conversation that was not given one."""
@@ -420,3 +421,11 @@ class Archive:
         if "/" in name or name.startswith("."):
             return self.find(name)
         return ConversationFile(self.folder / f"{name}{_SUFFIX}", self._notify)
+
+
+def open_archive(
+    environment: Mapping[str, str], notify: Callable[[str], None] = lambda message: None
+) -> Archive:
+    """Return the conversations of the user whose *environment* this is."""
+    state = find_folder(environment, "XDG_STATE_HOME", ".local/state")
+    return Archive(state / "conversations", notify)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
+from kimi_cli.answer.asking import Collector
 from kimi_cli.api.messages import Completion, Delta, Ending, Message
 from kimi_cli.conversation.archive import ConversationFile
 from kimi_cli.conversation.record import (
@@ -16,19 +17,18 @@ from kimi_cli.conversation.record import (
     make_turn_id,
 )
 from kimi_cli.errors import KimiError, TemporaryFailure, Terminated
+from kimi_cli.prompt.content import Prompt
 
 
-class Exchange:
+class Recording:
     """One turn while it lasts: ``with`` it, and what came of the answer is kept."""
 
     def __init__(self, keep: Callable[[Completion, str | None], None]) -> None:
         """Hand the answer, and what it lacks, to *keep* in the end."""
         self._keep = keep
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._ending: Ending | None = None
+        self._answer = Collector()
 
-    def __enter__(self) -> Exchange:
+    def __enter__(self) -> Recording:
         """Begin; the question is on record already."""
         return self
 
@@ -39,22 +39,21 @@ class Exchange:
         trace: TracebackType | None,
     ) -> None:
         """Keep what came, however it ended."""
-        content, reasoning = "".join(self._content), "".join(self._reasoning)
+        completion, ending = self._answer.join(), self._answer.ending
         flaw = None
-        if self._ending is None:
+        if ending is None:
             flaw = "interrupted" if isinstance(error, Terminated) else "failed"
-        elif self._ending.find_flaw(has_text=bool(content.strip())) is not None:
-            flaw = self._ending.finish_reason
-        self._keep(Completion(content, reasoning, self._ending or Ending()), flaw)
+        elif ending.find_flaw(has_text=bool(completion.content.strip())) is not None:
+            flaw = ending.finish_reason
+        self._keep(completion, flaw)
 
     def note(self, delta: Delta) -> None:
         """Take what came of the answer."""
-        self._content.append(delta.content)
-        self._reasoning.append(delta.reasoning)
+        self._answer.note(delta)
 
     def end(self, ending: Ending) -> None:
         """Take what is known of the answer once it is over."""
-        self._ending = ending
+        self._answer.end(ending)
 
 
 class Dialogue:
@@ -86,7 +85,7 @@ class Dialogue:
 
     def compose(
         self,
-        question: str,
+        prompt: Prompt,
         model: str,
         *,
         system: str | None = None,
@@ -97,17 +96,17 @@ class Dialogue:
         if system is not None:
             messages = [message for message in messages if message.role != "system"]
             messages[:0] = [Message("system", system)] if system else []
-        return [*messages, Message("user", question)]
+        return [*messages, Message("user", prompt.to_content())]
 
-    def record(self, question: str, manner: Manner, *, system: str | None = None) -> Exchange:
-        """Put *question* on record, and *system* where it is new; return the turn to be kept.
+    def record(self, prompt: Prompt, manner: Manner, *, system: str | None = None) -> Recording:
+        """Put *prompt* on record, and *system* where it is new; return the turn to be kept.
 
         Raises CannotCreate, OutputFailed or TemporaryFailure when it cannot be written.
         """
         turn = make_turn_id()
         self._told = False
         is_news = system is not None and system != (self.conversation.system or "")
-        entries = make_question(turn, question, manner, system=system if is_news else None)
+        entries = make_question(turn, prompt, manner, system=system if is_news else None)
         try:
             self._add(entries)
         except KimiError as error:
@@ -116,7 +115,7 @@ class Dialogue:
             self._warn(f"the conversation is not saved: {error}")
             self.file = None
             self._add(entries)
-        return Exchange(lambda completion, flaw: self._keep(turn, completion, flaw))
+        return Recording(lambda completion, flaw: self._keep(turn, completion, flaw))
 
     def take_back(self) -> str | None:
         """Remove the last turn and return its title; None when there is none.

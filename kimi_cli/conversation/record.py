@@ -18,6 +18,7 @@ from kimi_cli.api import codec
 from kimi_cli.api.catalogue import wants_reasoning
 from kimi_cli.api.messages import JSON, Completion, Message, read_message
 from kimi_cli.api.text import mend_surrogates
+from kimi_cli.prompt.content import Prompt
 
 _CUT = "\n\n[The answer was cut off here.]"
 
@@ -143,17 +144,20 @@ def _mend(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Turn:
+class PastTurn:
     """A question and what came of it, tools and all; *entries* are in the order of the record."""
 
     id: str
     entries: tuple[Entry, ...]
 
     @property
-    def question(self) -> str | None:
-        """What was asked; None where it is more than text, or the record begins with an answer."""
-        asked = [entry.message.content for entry in self.entries if entry.message.role == "user"]
-        return asked[0] if asked and isinstance(asked[0], str) else None
+    def question(self) -> Prompt | None:
+        """What was asked; None where the record begins with an answer."""
+        asked = [entry.message for entry in self.entries if entry.message.role == "user"]
+        content = asked[0].content if asked else None
+        if content is None:
+            return None
+        return Prompt(content if isinstance(content, str) else tuple(content))
 
     @property
     def title(self) -> str:
@@ -234,7 +238,7 @@ class Conversation:
         """The tokens of the last answer that told them."""
         return next((e.usage for e in reversed(self.entries) if e.usage is not None), None)
 
-    def list_turns(self) -> list[Turn]:
+    def list_turns(self) -> list[PastTurn]:
         """Return the turns in the order of their questions; system prompts belong to none."""
         turns: dict[str, list[Entry]] = {}
         current = ""
@@ -247,7 +251,7 @@ class Conversation:
             elif role == "user":
                 current = f"line {number}"  # a record that another program wrote
             turns.setdefault(current, []).append(entry)
-        return [Turn(name, tuple(entries)) for name, entries in turns.items()]
+        return [PastTurn(name, tuple(entries)) for name, entries in turns.items()]
 
     def make_messages(self, model: str, *, keeps_reasoning: bool = False) -> list[Message]:
         """Return what *model* is sent before the next question.
@@ -267,13 +271,13 @@ def make_turn_id() -> str:
 
 
 def make_question(
-    turn: str, prompt: str, manner: Manner, *, system: str | None = None
+    turn: str, prompt: Prompt, manner: Manner, *, system: str | None = None
 ) -> list[Entry]:
     """Return the entries of a question; *system* is a prompt that is in force from here on."""
     stamp = {"turn": turn, "time": _tell_time()}
     facts = {item.name: getattr(manner, item.name) for item in fields(Manner)}
     known = {key: value for key, value in facts.items() if value}
-    entries = [Entry(Message("user", prompt), known | stamp)]
+    entries = [Entry(Message("user", prompt.to_content()), known | stamp)]
     if system is not None:
         entries.insert(0, Entry(Message("system", system), stamp))
     return entries

@@ -17,15 +17,9 @@ from kimi_cli.credentials.keychain import Keychain, KeychainError
 from kimi_cli.credentials.tokenfile import TokenFile
 from kimi_cli.errors import ConfigError
 from kimi_cli.settings.precedence import Settings, is_loopback
+from kimi_cli.settings.profiles import BUILT_IN
 
-VENDOR_VARIABLES = {
-    "https://api.acedata.cloud": ("ACEDATACLOUD_API_TOKEN", "ACEDATACLOUD_API_KEY"),
-    "https://api.moonshot.ai": ("MOONSHOT_API_KEY",),
-    "https://api.moonshot.cn": ("MOONSHOT_API_KEY",),
-}
-"""Variables of the vendors' own tools; each is read for its own origin only."""
-
-SECRET_VARIABLES = {"KIMI_TOKEN"}.union(*VENDOR_VARIABLES.values())
+SECRET_VARIABLES = {"KIMI_TOKEN"}.union(*(profile.vendor_variables for profile in BUILT_IN))
 """Variables that no child process inherits."""
 
 _LONGEST = 4096
@@ -71,7 +65,7 @@ def find_bearer_token(
     return (
         _read_named_file(token_file, "--token-file")
         or _read_variables(("KIMI_TOKEN",), said)
-        or _read_variables(VENDOR_VARIABLES.get(settings.origin, ()), environment)
+        or _read_variables(settings.vendor_variables, environment)
         or _read_own_variable(settings, environment)
         or _read_named_file(said.get("KIMI_TOKEN_FILE"), "KIMI_TOKEN_FILE")
         or _read_systemd_credential(said)

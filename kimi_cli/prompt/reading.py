@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kimi_cli.errors import BadInput, MissingInput
+from kimi_cli.prompt.content import Prompt, join_prompts
 
 STDIN = "-"
 _IN = 0
@@ -37,7 +38,7 @@ class Reading:
 
 def compose_prompt(
     words: Sequence[str], paths: Sequence[str], *, use_stdin: bool, reading: Reading
-) -> str | None:
+) -> Prompt | None:
     """Return the user message, or None when nothing at all was given on a terminal.
 
     Raises BadInput for text that cannot be sent, MissingInput for a file that cannot be read.
@@ -54,7 +55,7 @@ def compose_prompt(
         parts += [_drop_last_line_end(piped)] if piped.strip() else []
     if not any(part.strip() for part in parts):
         raise BadInput("the prompt is empty; give it as an argument, with --file, or on stdin")
-    return "\n\n".join(parts)
+    return join_prompts(map(Prompt, parts))
 
 
 def read_prompts(reading: Reading) -> Iterator[str]:

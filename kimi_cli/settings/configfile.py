@@ -52,6 +52,14 @@ def _parse_switch(text: str) -> bool:
 
 _NUMBER = (int, float)
 
+PATIENCE = 120.0
+"""Seconds without data, where nothing was said: models have been seen to pause for a minute while
+they reason, and a connection that is dead must end."""
+LONG_PATIENCE = 600.0
+"""Seconds for a whole answer in one piece, and for an engine that reads the prompt here."""
+BATCH_RETRIES = 4
+"""Of a row of a batch, where nothing was said: a run has more time than a person has."""
+
 SETTINGS: dict[str, Setting] = {
     "profile": Setting(str, (str,), DEFAULT_PROFILE),
     "base_url": Setting(str, (str,), None),

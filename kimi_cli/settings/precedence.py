@@ -17,9 +17,6 @@ from kimi_cli.errors import ConfigError
 from kimi_cli.settings.configfile import SETTINGS, ConfigFile
 from kimi_cli.settings.profiles import BUILT_IN, DEFAULT_MODEL, Profile
 
-CONVERSATION = "the conversation"
-"""The name of a conversation as the source of a value."""
-
 _LOOPBACK = r"localhost|127(\.\d{1,3}){3}|::1"
 
 
@@ -33,12 +30,25 @@ class Rank(IntEnum):
     BUILT_IN = 4
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a value came from: how strong that is, and its name for messages."""
+
+    rank: Rank
+    name: str
+    by_profile: bool = False
+    """Whether the value is the profile's own; the source is then whoever chose the profile."""
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
 class Sourced(NamedTuple):
-    """A value, how strong its source is, and the source's name for messages."""
+    """A value, and where it came from."""
 
     value: Any
-    rank: Rank
-    source: str
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,8 @@ class Settings:
     profiles: tuple[str, ...]
     token_variables: tuple[str, ...] = ()
     """Variables that profiles of the configuration take tokens from."""
-    sources: Mapping[str, str] = field(default_factory=dict)
-    """The name of each value's source."""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Where each value came from."""
 
     @property
     def origin(self) -> str:
@@ -76,13 +86,24 @@ class Settings:
     @property
     def is_named(self) -> bool:
         """Whether this run's own words chose the host, and not a conversation that goes on."""
-        named = self.sources.get("base_url", "")
-        return self.sources.get("profile") != CONVERSATION or not named.startswith("profile ")
+        profile, base_url = self.sources["profile"], self.sources["base_url"]
+        return profile.rank is not Rank.CONVERSATION or not base_url.by_profile
+
+    @property
+    def is_chosen_now(self) -> bool:
+        """Whether an option of this run names the host."""
+        return Rank.OPTION in (self.sources["profile"].rank, self.sources["base_url"].rank)
 
     @property
     def is_open(self) -> bool:
         """Whether the host is known to want no bearer token."""
         return self.profile.auth == "none" and self.at_home
+
+    @property
+    def vendor_variables(self) -> tuple[str, ...]:
+        """Variables of the vendor's own tools that hold a token of this very origin."""
+        known = [p for p in BUILT_IN if find_origin(p.base_url) == self.origin]
+        return tuple(dict.fromkeys(name for p in known for name in p.vendor_variables))
 
     @property
     def is_documented(self) -> bool:
@@ -93,6 +114,14 @@ class Settings:
     def needs_engine(self) -> bool:
         """Whether the profile's engine answers, and not a host."""
         return self.profile.engine is not None and not self.base_url
+
+    def is_built_in(self, name: str) -> bool:
+        """Tell whether nobody has said anything about the setting of that *name*."""
+        return self.sources[name].rank is Rank.BUILT_IN
+
+    def name_model(self, model: str, source: Source) -> Settings:
+        """Return settings with another model."""
+        return replace(self, model=model, sources={**self.sources, "model": source})
 
 
 def resolve(
@@ -112,7 +141,9 @@ def resolve(
     profile = _find_profile(settled["profile"], profiles)
     if kept and profile.name != kept["profile"]:
         settled["model"] = _settle("model", options, environment, config, {})
-    settled["base_url"] = _choose_base_url(settled["base_url"], settled["profile"].rank, profile)
+    settled["base_url"] = _choose_base_url(
+        settled["base_url"], settled["profile"].source.rank, profile
+    )
     settled["model"] = _choose_model(settled["model"], profile, config)
     values = {name: entry.value for name, entry in settled.items()}
     return Settings(
@@ -188,17 +219,17 @@ def _settle(
 ) -> Sourced:
     """Return the strongest value of one setting."""
     if (value := options.get(name)) is not None:
-        return Sourced(value, Rank.OPTION, "--" + name.replace("_", "-"))
+        return Sourced(value, Source(Rank.OPTION, "--" + name.replace("_", "-")))
     variable = f"KIMI_{name.upper()}"
     if text := environment.get(variable):
-        return Sourced(_read_variable(name, variable, text), Rank.ENVIRONMENT, variable)
+        return Sourced(_read_variable(name, variable, text), Source(Rank.ENVIRONMENT, variable))
     if name in config.values:
-        usual = Sourced(config.values[name], Rank.CONFIG, str(config.path))
+        usual = Sourced(config.values[name], Source(Rank.CONFIG, str(config.path)))
     else:
-        usual = Sourced(SETTINGS[name].default, Rank.BUILT_IN, "built-in")
+        usual = Sourced(SETTINGS[name].default, Source(Rank.BUILT_IN, "built-in"))
     if kept.get(name) is None or (name == "profile" and kept[name] == usual.value):
         return usual
-    return Sourced(kept[name], Rank.CONVERSATION, CONVERSATION)
+    return Sourced(kept[name], Source(Rank.CONVERSATION, "the conversation"))
 
 
 def _read_variable(name: str, variable: str, text: str) -> Any:
@@ -224,19 +255,29 @@ def _find_profile(chosen: Sourced, profiles: Mapping[str, Profile]) -> Profile:
 
 def _choose_base_url(named: Sourced, profile_rank: Rank, profile: Profile) -> Sourced:
     """Take the base URL that was named, unless the profile was named by something stronger."""
-    if named.value is not None and named.rank <= profile_rank:
-        return named._replace(value=check_base_url(named.value, named.source))
-    source = f"profile {profile.name}"
+    if named.value is not None and named.source.rank <= profile_rank:
+        return named._replace(value=check_base_url(named.value, named.source.name))
+    source = Source(profile_rank, f"profile {profile.name}", by_profile=True)
     if profile.engine is not None and not profile.base_url:
-        return Sourced("", profile_rank, source)
-    return Sourced(check_base_url(profile.base_url, source), profile_rank, source)
+        return Sourced("", source)
+    return Sourced(check_base_url(profile.base_url, source.name), source)
 
 
 def _choose_model(named: Sourced, profile: Profile, config: ConfigFile) -> Sourced:
     """Take the model that was named; a profile's own table is closer than the file's top."""
-    source = f"profile {profile.name}"
-    if named.rank >= Rank.CONFIG and "model" in config.profiles.get(profile.name, {}):
-        return Sourced(profile.model, Rank.CONFIG, source)
+    name = f"profile {profile.name}"
+    if named.source.rank >= Rank.CONFIG and "model" in config.profiles.get(profile.name, {}):
+        return Sourced(profile.model, Source(Rank.CONFIG, name, by_profile=True))
     if named.value is not None:
         return named
-    return Sourced(profile.model or DEFAULT_MODEL, Rank.BUILT_IN, source)
+    return Sourced(profile.model or DEFAULT_MODEL, Source(Rank.BUILT_IN, name, by_profile=True))
+
+
+def settle_model(settings: Settings, parameters: dict[str, Any]) -> Settings:
+    """Take the model out of *parameters*, where it was named as a field of the body.
+
+    So it is one and the same for the request, the record, and all that depends on the model.
+    """
+    if not isinstance(parameters.get("model"), str):
+        return settings
+    return settings.name_model(parameters.pop("model"), Source(Rank.OPTION, "--option"))

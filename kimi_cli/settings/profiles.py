@@ -19,6 +19,8 @@ class Profile:
     """``token``, or ``none`` for a host that wants no bearer token."""
     token_variable: str | None = None
     """An environment variable that holds the bearer token of this profile's origin."""
+    vendor_variables: tuple[str, ...] = ()
+    """Variables in which the vendor's own tools keep a token of this profile's origin."""
     token_command: tuple[str, ...] = ()
     """A command, run without a shell, that prints it."""
     models: str = "live"
@@ -38,12 +40,23 @@ BUILT_IN = (
         "acedata",
         "https://api.acedata.cloud/kimi",
         DEFAULT_MODEL,
+        vendor_variables=("ACEDATACLOUD_API_TOKEN", "ACEDATACLOUD_API_KEY"),
         models="documented",
         ask_usage=False,
         concurrency=20,
         rate=60.0,
     ),
-    Profile("moonshot", "https://api.moonshot.ai/v1", "kimi-k2.6"),
-    Profile("moonshot-cn", "https://api.moonshot.cn/v1", "kimi-k2.6"),
+    Profile(
+        "moonshot",
+        "https://api.moonshot.ai/v1",
+        "kimi-k2.6",
+        vendor_variables=("MOONSHOT_API_KEY",),
+    ),
+    Profile(
+        "moonshot-cn",
+        "https://api.moonshot.cn/v1",
+        "kimi-k2.6",
+        vendor_variables=("MOONSHOT_API_KEY",),
+    ),
     Profile("local", model="smollm2-135m", auth="none", engine="llama.cpp"),
 )

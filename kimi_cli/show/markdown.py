@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kimi_cli.errors import ConfigError
-from kimi_cli.show.tidy import Text
+from kimi_cli.show.tidy import TidyText
 
 _LONG, _GROWTH = 4000, 1.1
 """Letters of a block from which on it is looked at only when it has grown by so much."""
@@ -28,7 +28,7 @@ _INSTALL = "pip install 'kimi-pipe[markdown]'"
 class MarkdownText:
     """Takes the pieces of an answer, gives rendered blocks."""
 
-    def __init__(self, source: Text, *, find_width: Callable[[], int], colour: bool) -> None:
+    def __init__(self, source: TidyText, *, find_width: Callable[[], int], colour: bool) -> None:
         """Tidy pieces with *source* first; raises ConfigError when rich is not installed."""
         try:
             from markdown_it import MarkdownIt  # noqa: PLC0415 - an optional extra

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from kimi_cli.system.sanitizer import Sanitizer
 
 
-class Text:
+class TidyText:
     """One of the two texts, tidied as it comes: K2.5 begins with a space, and ends vary."""
 
     def __init__(self, *, for_terminal: bool) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from kimi_cli.api.messages import Delta
+from kimi_cli.api.messages import Delta, Ending
 from kimi_cli.errors import OutputClosed, OutputFailed, Terminated
-from kimi_cli.show.tidy import Text
+from kimi_cli.show.tidy import TidyText
 from kimi_cli.system.terminal import Terminal
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
@@ -21,7 +21,7 @@ def _make_renderer(terminal: Terminal) -> MarkdownText:
     from kimi_cli.show.markdown import MarkdownText  # noqa: PLC0415 - rendering is an optional extra
 
     return MarkdownText(
-        Text(for_terminal=True), find_width=terminal.find_columns, colour=terminal.colour_on_out
+        TidyText(for_terminal=True), find_width=terminal.find_columns, colour=terminal.colour_on_out
     )
 
 
@@ -48,9 +48,9 @@ class Transcript:
         self._content = (
             _make_renderer(terminal)
             if markdown and terminal.out_is_terminal
-            else Text(for_terminal=terminal.out_is_terminal)
+            else TidyText(for_terminal=terminal.out_is_terminal)
         )
-        self._reasoning = Text(for_terminal=terminal.err_is_terminal)
+        self._reasoning = TidyText(for_terminal=terminal.err_is_terminal)
         self._thinking = False
         self._open_line = False
         self._gap = gap
@@ -69,13 +69,19 @@ class Transcript:
             with contextlib.suppress(OutputClosed, OutputFailed):  # the window may be closed
                 self.finish(at_once=True)
 
-    def write(self, delta: Delta) -> None:
+    def note(self, delta: Delta) -> None:
         """Show what *delta* adds."""
         if delta.reasoning and self._show_reasoning:
             self._write_reasoning(self._reasoning.feed(delta.reasoning))
         if delta.content:
             self.has_content = self.has_content or not delta.content.isspace()
             self._write_content(self._content.feed(delta.content))
+
+    def end(self, ending: Ending) -> None:
+        """End the answer; calls of tools stand for a text where there is none."""
+        self.finish()
+        if ending.tool_calls and not self.has_content:
+            self._terminal.show("\n" * self._gap + ending.dump_tool_calls() + "\n")
 
     def finish(self, *, at_once: bool = False) -> None:
         """End the answer with exactly one line feed; *at_once* without rendering the rest."""
@@ -108,7 +114,7 @@ class Transcript:
             self._thinking = False
             self._write_dim(self._reasoning.flush())
             self._terminal.write_err(ending)
-            self._reasoning = Text(for_terminal=self._terminal.err_is_terminal)
+            self._reasoning = TidyText(for_terminal=self._terminal.err_is_terminal)
 
     def _write_dim(self, text: str) -> None:
         """Switch dim off after every piece: whatever ends the process, the screen stays whole."""

@@ -5,55 +5,56 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import click
 
 from kimi_cli.errors import ConfigError, KimiError
-from kimi_cli.options import ConnectionOptions
-from kimi_cli.settings.configfile import SETTINGS, find_config_path, find_folder, read_config
+from kimi_cli.options.bundles import ConnectionOptions
+from kimi_cli.settings.configfile import (
+    LONG_PATIENCE,
+    PATIENCE,
+    SETTINGS,
+    find_config_path,
+    find_folder,
+    read_config,
+)
 from kimi_cli.settings.precedence import Settings, resolve
 from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
-    from kimi_cli.api.client import Client, Retry
-    from kimi_cli.conversation.record import Conversation
-    from kimi_cli.credentials.bearer import BearerToken, Stores
+    from _typeshed import DataclassInstance
 
-_PATIENCE = 120.0
-"""Seconds without data: reasoning trickles, but a dead connection must end (api.md, 4.4)."""
-_LONG_PATIENCE = 600.0
-"""Seconds for a whole answer in one piece, and for an engine that reads the prompt here."""
+    from kimi_cli.api.client import Client, Retry
+    from kimi_cli.conversation.record import Manner
+    from kimi_cli.credentials.bearer import BearerToken, Stores
 
 
 def load_settings(
-    terminal: Terminal, *bundles: object, conversation: Conversation | None = None
+    terminal: Terminal, *bundles: DataclassInstance, manner: Manner | None = None
 ) -> Settings:
-    """Settle what is in force, by the options in *bundles* and the *conversation* that goes on.
+    """Settle what is in force, by the options in *bundles*.
+
+    *manner* is how the conversation that goes on was held.
 
     Warns of unknown keys. Raises ConfigError, also where the conversation was held with another
     host: what was said there goes nowhere else unless this run's own options say so.
     """
     options = {
-        name: getattr(bundle, name)
+        item.name: getattr(bundle, item.name)
         for bundle in bundles
-        for name in SETTINGS
-        if hasattr(bundle, name)
+        for item in fields(bundle)
+        if item.name in SETTINGS
     }
     config = read_config(find_config_path(os.environ))
     for warning in config.warnings:
         terminal.warn(warning)
-    manner = conversation.manner if conversation is not None else None
     if manner is None:
         return resolve(options, os.environ, config)
     kept = {"profile": manner.profile, "model": manner.model}
     settings = resolve(options, os.environ, config, kept)
-    named = {"--profile", "--base-url"} & {
-        settings.sources["profile"],
-        settings.sources["base_url"],
-    }
-    if not named and (settings.base_url or None) != manner.base_url:
+    if not settings.is_chosen_now and (settings.base_url or None) != manner.base_url:
         raise ConfigError(
             f"this conversation was held with {manner.base_url or manner.profile}, not "
             f"{settings.base_url or settings.profile.name}; say with --base-url or --profile "
@@ -87,11 +88,10 @@ def open_client(
         raise click.UsageError("--no-auth and --token-file exclude each other")
     with ExitStack() as stack:
         if settings.needs_engine:
-            base_url, value = stack.enter_context(_start_engine(settings))
+            base_url, value = stack.enter_context(_start_engine(terminal, settings))
         else:
-            base_url = settings.base_url
             token = None
-            if connection.token_file is not None or not (connection.no_auth or settings.is_open):
+            if not connection.no_auth and wants_token(settings, connection.token_file):
                 token = find_token(terminal, settings, connection.token_file)
             base_url, value = settings.base_url, token.value if token else None
         terminal.tell(f"model {settings.model} ({settings.sources['model']}) at {base_url}")
@@ -107,12 +107,10 @@ def _make_client(
     from kimi_cli.api.transport import Transport  # noqa: PLC0415
     from kimi_cli.system.network import find_route  # noqa: PLC0415
 
-    if token is not None:
-        terminal.hide(token)
     in_one_piece = not stream or settings.needs_engine
     limits = Limits(
         connect=settings.connect_timeout,
-        idle=settings.timeout or (_LONG_PATIENCE if in_one_piece else _PATIENCE),
+        idle=settings.timeout or (LONG_PATIENCE if in_one_piece else PATIENCE),
         total=settings.max_time,
     )
     return Client(
@@ -122,6 +120,11 @@ def _make_client(
         policy=RetryPolicy(retries=settings.retries),
         notify=lambda retry: terminal.warn(_describe_retry(retry)),
     )
+
+
+def wants_token(settings: Settings, token_file: str | None) -> bool:
+    """Tell whether a bearer token is sent: unless the host wants none, or where one was named."""
+    return token_file is not None or not settings.is_open
 
 
 def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
@@ -155,12 +158,13 @@ def find_token(terminal: Terminal, settings: Settings, token_file: str | None) -
 
 
 @contextmanager
-def _start_engine(settings: Settings) -> Iterator[tuple[str, str | None]]:
+def _start_engine(terminal: Terminal, settings: Settings) -> Iterator[tuple[str, str | None]]:
     """Start the engine in this process; yield its base URL and its bearer token."""
     from kimi_cli.system import engine  # noqa: PLC0415 - an optional extra
 
     model = engine.find_model(settings.local_model)
     with engine.serve(model, alias=settings.model) as endpoint:
+        terminal.hide(endpoint.bearer_token)
         yield endpoint.base_url, endpoint.bearer_token
 
 

@@ -2,145 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
-import json
-import math
-import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import click
 
-from kimi_cli.errors import BadInput, ConfigError
-from kimi_cli.prompt.reading import decode_argument
-from kimi_cli.settings.configfile import ConfigFile, find_config_path, read_config
+from kimi_cli.options.completion import complete_models, complete_profiles, complete_sessions
+from kimi_cli.options.types import BodyField, Encoding, FiniteNumber, Seconds, Utf8
+from kimi_cli.settings.configfile import BATCH_RETRIES, LONG_PATIENCE, PATIENCE, SETTINGS
+from kimi_cli.settings.profiles import BUILT_IN, DEFAULT_PROFILE
 from kimi_cli.system.terminal import Terminal
+
+_CONNECT = SETTINGS["connect_timeout"].default
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
 pass_terminal = click.make_pass_decorator(Terminal)
-
-
-class FiniteNumber(click.ParamType[Any]):
-    """A number that JSON can hold: neither infinite nor NaN."""
-
-    name = "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | int:
-        """Return an int where the text is one, so that it is sent as it was typed."""
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"'{value}' is not a number", param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"'{value}' is not a finite number", param, ctx)
-        return int(value) if str(value).lstrip("+-").isdigit() else number
-
-
-class Seconds(FiniteNumber):
-    """A positive number of seconds."""
-
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | int:
-        """Return a number greater than 0."""
-        number = super().convert(value, param, ctx)
-        if number <= 0:
-            self.fail("must be greater than 0", param, ctx)
-        return number
-
-
-class Duration(click.ParamType[float]):
-    """Seconds, or a number with s, m, h or d."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return seconds."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
-        if found is None:
-            self.fail(f"'{value}' is not a duration such as 90, 30s, 10m, 2h or 30d", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
-
-
-class BodyField(click.ParamType[Any]):
-    """``KEY=JSON``: any field of the request body; a value that is not JSON is a string."""
-
-    name = "key=json"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        """Return the key and the parsed value."""
-        key, equals, text = decode_argument(value).partition("=")
-        if not key or not equals:
-            self.fail(f"'{value}' is not KEY=JSON", param, ctx)
-        from kimi_cli.api import codec  # noqa: PLC0415 - few calls need it
-
-        try:
-            return key, codec.loads_exactly(text)
-        except json.JSONDecodeError:
-            return key, text
-        except ValueError as error:
-            raise BadInput(f"the value of '{key}' cannot be sent: {error}") from error
-
-
-class Text(click.ParamType[Any]):
-    """Text that is read as UTF-8 whatever the locale."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text; raises BadInput when it is not UTF-8."""
-        return decode_argument(value)
-
-
-class Encoding(click.ParamType[Any]):
-    """The name of a text encoding that Python knows."""
-
-    name = "encoding"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the encoding's usual name."""
-        try:
-            b"text".decode(value, "replace")  # some codecs turn bytes into bytes, or only raise
-        except (LookupError, ValueError):
-            self.fail(f"'{value}' is not a text encoding", param, ctx)
-        return codecs.lookup(value).name
-
-
-def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Offer the documented models; a shell completion must not wait for a network."""
-    from kimi_cli.api.catalogue import DOCUMENTED  # noqa: PLC0415
-
-    return [model.id for model in DOCUMENTED if model.id.startswith(incomplete)]
-
-
-def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Offer the built-in profiles and those of the configuration file."""
-    from kimi_cli.settings.precedence import list_profiles  # noqa: PLC0415
-
-    path = find_config_path(os.environ)
-    try:
-        config = read_config(path)
-    except ConfigError:
-        # The next command tells what is wrong; here it would only mess up the command line.
-        config = ConfigFile(path)
-    profiles = list_profiles(config)
-    return [name for name in profiles if name.startswith(incomplete)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +72,37 @@ class RequestOptions:
         return given | dict(self.option)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """What becomes part of the prompt besides its words."""
+
+    file: tuple[str, ...]
+    no_stdin: bool
+    encoding: str
+    replace_invalid: bool
+    max_input: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How an answer is asked for and shown; None means not given."""
+
+    no_stream: bool
+    as_json: bool
+    reasoning: str | None
+    markdown: bool | None
+    allow_incomplete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationOptions:
+    """Which conversation goes on, and whether it is kept; None means not given."""
+
+    go_on: bool
+    session: str | None
+    save: bool | None
+
+
 def bundle(kind: type, name: str, *options: Callable[..., Any]) -> Callable[[Command], Command]:
     """Make a decorator that adds *options* and hands their values on as one *kind*."""
     names = [field.name for field in fields(kind)]
@@ -210,6 +120,12 @@ def bundle(kind: type, name: str, *options: Callable[..., Any]) -> Callable[[Com
     return decorate
 
 
+def _list_profiles() -> str:
+    """Return the names of the built-in profiles, the default marked."""
+    names = [profile.name for profile in BUILT_IN]
+    return ", ".join(f"{n} (default)" if n == DEFAULT_PROFILE else n for n in names)
+
+
 host_options = bundle(
     HostOptions,
     "host",
@@ -217,7 +133,7 @@ host_options = bundle(
         "--profile",
         metavar="NAME",
         shell_complete=complete_profiles,
-        help="Use this profile: acedata (default), moonshot, moonshot-cn, local, or your own.",
+        help=f"Use this profile: {_list_profiles()}, or your own.",
     ),
     click.option("--base-url", metavar="URL", help="Send to URL/chat/completions."),
 )
@@ -236,12 +152,15 @@ connection_options = bundle(
     token_file_option,
     click.option("--no-auth", is_flag=True, help="Send no bearer token; the host needs none."),
     click.option(
-        "--connect-timeout", type=Seconds(), help="Give up connecting after this long (10)."
+        "--connect-timeout",
+        type=Seconds(),
+        help=f"Give up connecting after this long ({_CONNECT:g}).",
     ),
     click.option(
         "--timeout",
         type=Seconds(),
-        help="Give up when no data came for this long (120; 600 for an answer in one piece).",
+        help=f"Give up when no data came for this long ({PATIENCE:g}; {LONG_PATIENCE:g} for an "
+        "answer in one piece).",
     ),
     click.option(
         "--max-time",
@@ -252,18 +171,19 @@ connection_options = bundle(
         "--retries",
         type=click.IntRange(0),
         metavar="N",
-        help="Try again up to N times while no part of an answer has come (2; batch 4).",
+        help="Try again up to N times while no part of an answer has come "
+        f"({SETTINGS['retries'].default}; batch {BATCH_RETRIES}).",
     ),
 )
 
 
 request_options = bundle(
     RequestOptions,
-    "asked",
+    "request",
     click.option(
         "-m",
         "--model",
-        type=Text(),
+        type=Utf8(),
         metavar="NAME",
         shell_complete=complete_models,
         help="Ask this model; any name passes.",
@@ -271,7 +191,7 @@ request_options = bundle(
     click.option(
         "-s",
         "--system",
-        type=Text(),
+        type=Utf8(),
         metavar="TEXT",
         help="Put TEXT first, as the system prompt.",
     ),
@@ -282,7 +202,7 @@ request_options = bundle(
     ),
     click.option(
         "--stop",
-        type=Text(),
+        type=Utf8(),
         multiple=True,
         metavar="TEXT",
         help="End the answer before TEXT; repeatable.",
@@ -290,7 +210,7 @@ request_options = bundle(
     click.option("--seed", type=int, metavar="N", help="Set the sampling seed."),
     click.option(
         "--reasoning-effort",
-        type=Text(),
+        type=Utf8(),
         metavar="LEVEL",
         help="Set how much the model thinks (kimi-k3).",
     ),
@@ -303,6 +223,112 @@ request_options = bundle(
         metavar="KEY=JSON",
         help="Set any other field of the request body; repeatable.",
     ),
+)
+
+
+input_options = bundle(
+    InputOptions,
+    "inputs",
+    click.option(
+        "-f",
+        "--file",
+        multiple=True,
+        metavar="PATH",
+        type=click.Path(),
+        help="Attach a text file, headed by its name; repeatable.",
+    ),
+    click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone."),
+    click.option(
+        "--encoding",
+        type=Encoding(),
+        default="utf-8",
+        metavar="NAME",
+        help="Decode files and stdin as NAME (utf-8).",
+    ),
+    click.option(
+        "--replace-invalid", is_flag=True, help="Replace bytes that cannot be decoded by U+FFFD."
+    ),
+    click.option(
+        "--max-input",
+        type=click.IntRange(1),
+        default=64 * 2**20,
+        metavar="BYTES",
+        help="Refuse larger files and stdin (67108864).",
+    ),
+)
+
+
+answer_options = bundle(
+    AnswerOptions,
+    "answer",
+    click.option("--no-stream", is_flag=True, help="Ask for one JSON reply instead of a stream."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print the whole answer as one JSON object."
+    ),
+    click.option(
+        "--reasoning",
+        type=click.Choice(["show", "hide"]),
+        help="Show the model's reasoning on stderr (default), or hide it.",
+    ),
+    click.option(
+        "--markdown/--no-markdown",
+        default=None,
+        help="Render the answer's Markdown on a terminal, or do not.",
+    ),
+    click.option(
+        "--allow-incomplete",
+        is_flag=True,
+        help="Exit 0 even if the answer ended early or is empty.",
+    ),
+)
+
+
+conversation_options = bundle(
+    ConversationOptions,
+    "conversation",
+    click.option(
+        "-c", "--continue", "go_on", is_flag=True, help="Go on with the latest conversation."
+    ),
+    click.option(
+        "-S",
+        "--session",
+        type=Utf8(),
+        metavar="NAME",
+        shell_complete=complete_sessions,
+        help="Go on with the conversation NAME, or begin it.",
+    ),
+    click.option(
+        "--no-save",
+        "save",
+        flag_value=False,
+        type=bool,
+        default=None,
+        help="Keep nothing of this conversation.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnOptions:
+    """All that a question and its answer may be told, but for the words."""
+
+    inputs: InputOptions
+    conversation: ConversationOptions
+    request: RequestOptions
+    answer: AnswerOptions
+    host: HostOptions
+    connection: ConnectionOptions
+
+
+turn_options = bundle(
+    TurnOptions,
+    "options",
+    input_options,
+    conversation_options,
+    request_options,
+    answer_options,
+    host_options,
+    connection_options,
 )
 
 

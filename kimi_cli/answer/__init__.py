@@ -1,0 +1,1 @@
+"""An answer: asked for, followed piece by piece, judged."""

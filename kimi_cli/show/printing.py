@@ -1,0 +1,79 @@
+"""One answer on its way from the client to standard output and standard error."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kimi_cli.answer.asking import Listener, ask, follow
+from kimi_cli.answer.judgement import Answer
+from kimi_cli.api.messages import Ending, Request
+from kimi_cli.settings.precedence import Settings
+from kimi_cli.show.transcript import Transcript
+from kimi_cli.system.terminal import Terminal
+
+if TYPE_CHECKING:
+    from kimi_cli.api.client import Client
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How an answer is shown."""
+
+    as_json: bool = False
+    reasoning: bool = True
+    markdown: bool = False
+    gap: bool = False
+    """A blank line first, once there is anything to print."""
+
+    @classmethod
+    def of(cls, settings: Settings, *, as_json: bool) -> Look:
+        """Return the look that *settings* ask for."""
+        return cls(
+            as_json=as_json,
+            reasoning=settings.reasoning == "show",
+            markdown=settings.markdown,
+        )
+
+
+def print_answer(
+    client: Client, request: Request, terminal: Terminal, look: Look, *listeners: Listener
+) -> Answer:
+    """Ask, and print the answer as it comes; *listeners* are handed each piece of it first.
+
+    Raises what the client raises, OutputClosed and OutputFailed.
+    """
+    began = time.monotonic()
+    print_it = _print_json if look.as_json else _print_text
+    answer = print_it(client, request, terminal, look, *listeners)
+    terminal.tell(f"{_describe(answer.ending)}, {time.monotonic() - began:.1f} s")
+    return answer
+
+
+def _print_text(
+    client: Client, request: Request, terminal: Terminal, look: Look, *listeners: Listener
+) -> Answer:
+    transcript = Transcript(
+        terminal,
+        show_reasoning=look.reasoning and not terminal.quiet,
+        markdown=look.markdown,
+        gap=look.gap,
+    )
+    with transcript:
+        ending = follow(client, request, *listeners, transcript)
+    return Answer(ending, transcript.has_content)
+
+
+def _print_json(
+    client: Client, request: Request, terminal: Terminal, look: Look, *listeners: Listener
+) -> Answer:
+    completion = ask(client, request, *listeners)
+    terminal.show(completion.dump() + "\n")
+    return Answer(completion.ending, bool(completion.content.strip()))
+
+
+def _describe(ending: Ending) -> str:
+    usage = ending.usage or {}
+    tokens = f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens"
+    return f"answer {ending.id} by {ending.model}, finish_reason {ending.finish_reason}, {tokens}"

@@ -1,0 +1,1 @@
+"""One turn: planned from a prompt, shown, asked, put on record, judged."""

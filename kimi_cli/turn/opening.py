@@ -1,0 +1,133 @@
+"""What the options of ``ask`` and ``chat`` describe before anything is asked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kimi_cli.errors import MissingInput
+from kimi_cli.host import load_settings
+from kimi_cli.options.bundles import ConversationOptions, TurnOptions
+from kimi_cli.settings.precedence import Settings, settle_model
+from kimi_cli.system.terminal import Terminal
+from kimi_cli.turn.terms import Terms
+
+if TYPE_CHECKING:
+    from kimi_cli.conversation.archive import Archive, ConversationFile
+    from kimi_cli.conversation.dialogue import Dialogue
+    from kimi_cli.conversation.record import Conversation, Manner
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A conversation that was named, with its file; None where it is still to begin."""
+
+    file: ConversationFile
+    conversation: Conversation | None
+    must_save: bool
+    """Whether it was named so that it is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """The terms of the first question, and the conversation that it belongs to."""
+
+    terms: Terms
+    recalled: Recalled | None
+    saves: bool
+    """Whether what is said now is kept."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the question has no conversation, neither before nor after it."""
+        return self.recalled is None and not self.saves
+
+    def open_dialogue(self, terminal: Terminal) -> Dialogue:
+        """Return the conversation that the next turn belongs to."""
+        from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415 - most runs keep nothing
+        from kimi_cli.conversation.dialogue import Dialogue  # noqa: PLC0415 - the same
+
+        if (recalled := self.recalled) is not None:
+            return Dialogue(
+                recalled.conversation,
+                recalled.file if self.saves else None,
+                warn=terminal.warn,
+                must_save=recalled.must_save,
+            )
+        latest = open_archive(terminal).find(LATEST) if self.saves else None
+        return Dialogue(None, latest, warn=terminal.warn, is_new=True, must_save=False)
+
+
+def open_turn(terminal: Terminal, options: TurnOptions) -> Opening:
+    """Settle what *options* say of the first question.
+
+    Raises MissingInput when there is nothing to go on with, BadInput for a damaged conversation,
+    ConfigError.
+    """
+    recalled = _recall(terminal, options.conversation)
+    conversation = recalled.conversation if recalled else None
+    manner = conversation.manner if conversation else None
+    settings = load_settings(
+        terminal,
+        options.host,
+        options.connection,
+        options.request,
+        options.answer,
+        options.conversation,
+        manner=manner,
+    )
+    parameters = _list_parameters(options, settings, manner)
+    settings = settle_model(settings, parameters)
+    return Opening(
+        terms=Terms(
+            settings=settings,
+            parameters=parameters,
+            system=options.request.system,
+            stream=not options.answer.no_stream,
+        ),
+        recalled=recalled,
+        saves=_is_saved(terminal, settings, options.conversation),
+    )
+
+
+def open_archive(terminal: Terminal) -> Archive:
+    """Return where conversations are kept."""
+    from kimi_cli.conversation import archive  # noqa: PLC0415 - most runs keep nothing
+
+    return archive.open_archive(os.environ, terminal.warn)
+
+
+def _recall(terminal: Terminal, kept: ConversationOptions) -> Recalled | None:
+    """Return the conversation that *kept* names; None when it names none."""
+    if not kept.go_on and kept.session is None:
+        return None
+    from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415 - most runs keep nothing
+
+    is_named = kept.session is not None
+    file = open_archive(terminal).find(kept.session if kept.session is not None else LATEST)
+    conversation = file.read()
+    if conversation is None and not is_named:
+        raise MissingInput("there is no conversation to go on with; ask something without -c first")
+    return Recalled(file, conversation, must_save=is_named)
+
+
+def _is_saved(terminal: Terminal, settings: Settings, kept: ConversationOptions) -> bool:
+    """Tell whether what is said now is kept: by a person at a terminal, or under a name."""
+    saves = settings.save and (kept.session is not None or terminal.out_is_terminal)
+    if kept.session is not None and not saves:
+        why = "--no-save" if kept.save is False else settings.sources["save"]
+        terminal.warn(f"conversation {kept.session} is not saved ({why})")
+    return saves
+
+
+def _list_parameters(
+    options: TurnOptions, settings: Settings, manner: Manner | None
+) -> dict[str, Any]:
+    """Return the body fields that were given, now or earlier in the conversation."""
+    given = options.request.list_parameters()
+    if manner is None or not manner.is_of(settings.profile.name):
+        return given
+    named = {"model"} if options.request.model is not None else set()
+    earlier = {key: value for key, value in manner.options.items() if key not in named}
+    return {**earlier, **given}

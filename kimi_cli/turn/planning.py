@@ -1,0 +1,89 @@
+"""A turn and its life: planned, shown, put on record, asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from kimi_cli.api.messages import Message, Request
+from kimi_cli.prompt.content import Prompt
+from kimi_cli.turn.terms import Terms
+
+if TYPE_CHECKING:
+    from kimi_cli.answer.asking import Listener
+    from kimi_cli.answer.judgement import Answer
+    from kimi_cli.api.client import Client
+    from kimi_cli.conversation.dialogue import Dialogue
+    from kimi_cli.show.printing import Look
+    from kimi_cli.system.terminal import Terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One question and its answer."""
+
+    prompt: Prompt
+    terms: Terms
+    request: Request
+    dialogue: Dialogue | None
+    """The conversation that it belongs to; None for a question that stands alone."""
+
+    def show(self) -> str:
+        """Return the body that would be sent, for ``--dry-run``."""
+        return self.request.encode().decode()
+
+    @contextmanager
+    def record(self) -> Iterator[tuple[Listener, ...]]:
+        """Put the question on record, and what comes of the answer, however it ends.
+
+        Yields who is to be told of the answer. Raises what ``Dialogue.record`` raises.
+        """
+        if self.dialogue is None:
+            yield ()
+            return
+        manner = self.terms.make_manner()
+        with self.dialogue.record(self.prompt, manner, system=self.terms.system) as recording:
+            yield (recording,)
+
+    def ask(self, client: Client, terminal: Terminal, look: Look, *listeners: Listener) -> Answer:
+        """Ask and print the answer; *listeners* are handed each piece of it first.
+
+        Raises what the client raises, OutputClosed and OutputFailed.
+        """
+        from kimi_cli.show.printing import print_answer  # noqa: PLC0415 - not for --dry-run
+
+        return print_answer(client, self.request, terminal, look, *listeners)
+
+
+def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) -> Turn:
+    """Plan the turn that asks *prompt* next in *dialogue*, or alone.
+
+    Raises UsageError where more than one answer is asked for.
+    """
+    if terms.parameters.get("n", 1) != 1:
+        raise click.UsageError("an answer has one text here; run the command again instead of n=…")
+    request = Request(
+        model=terms.settings.model,
+        messages=tuple(_compose_messages(prompt, terms, dialogue)),
+        stream=terms.stream,
+        ask_usage=terms.settings.profile.ask_usage,
+        parameters=terms.parameters,
+    )
+    return Turn(prompt=prompt, terms=terms, request=request, dialogue=dialogue)
+
+
+def _compose_messages(prompt: Prompt, terms: Terms, dialogue: Dialogue | None) -> list[Message]:
+    """Return the messages up to the question, with those of the *dialogue* before."""
+    if dialogue is not None:
+        return dialogue.compose(
+            prompt,
+            terms.settings.model,
+            system=terms.system,
+            keeps_reasoning=terms.keeps_reasoning,
+        )
+    before = [] if terms.system is None else [Message("system", terms.system)]
+    return [*before, Message("user", prompt.to_content())]
