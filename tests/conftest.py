@@ -21,12 +21,14 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from conversations import CONVERSATIONS, echo
 from program import Environment as Environment
 from program import Kimi
 from program import Result as Result
 from program import Running as Running
 from program import Source as Source
 from program import Streams as Streams
+from screen import Screen, Start
 from secret_service import KEYRING_TOOLS, SecretService
 from server import ReplayServer
 
@@ -218,6 +220,69 @@ def out(tmp_path: Path) -> Path:
 def summary(tmp_path: Path) -> Path:
     """The final figures of a batch."""
     return tmp_path / "summary.json"
+
+
+# Conversations, and commands that several files of tests run
+
+
+@pytest.fixture
+def asking(ask: Kimi, server: ReplayServer) -> Kimi:
+    """`kimi ask` towards a server that echoes."""
+    server.answer(echo)
+    return ask.but("--retries", "0")
+
+
+@pytest.fixture
+def mine(asking: Kimi) -> Kimi:
+    """The same in a conversation of that name."""
+    return asking.but("-S", "mine")
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    """Where conversations are kept."""
+    path = home / CONVERSATIONS
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def log(kimi: Kimi) -> Kimi:
+    """The command, without a token and without a network."""
+    return kimi.but("log")
+
+
+@pytest.fixture
+def once(ask: Kimi) -> Kimi:
+    """`kimi ask` that never tries again."""
+    return ask.but("--retries", "0")
+
+
+@pytest.fixture
+def anywhere(kimi: Kimi) -> Kimi:
+    """`kimi ask` without a host, with the canary token."""
+    return kimi.but("ask", "--retries", "0", env={"KIMI_TOKEN": CANARY})
+
+
+@pytest.fixture
+def chat(kimi: Kimi, server: ReplayServer, home: Path) -> Iterator[Start]:
+    """Starts ``kimi chat`` on a screen; the token must never be seen or kept."""
+    server.answer(echo)
+    screens: list[Screen] = []
+
+    def start(*options: str, env: dict[str, str] | None = None, columns: int = 80) -> Screen:
+        command = [str(kimi.program), "chat", "--base-url", server.url, *options]
+        variables = {**kimi.environment, "KIMI_TOKEN": CANARY, **(env or {})}
+        screens.append(Screen(command, variables, home, columns=columns))
+        return screens[-1]
+
+    yield start
+    for screen in screens:
+        screen.child.close(force=True)
+        assert CANARY.encode() not in screen.received
+    for path in home.rglob("*"):
+        if path.is_file():
+            assert CANARY.encode() not in path.read_bytes(), f"the token is in {path}"
 
 
 # The Secret Service

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server import Barrier, ReceivedRequest, ReplayServer, Reply, Stall, completion
+import pytest
+from program import Kimi, Running
+from server import Barrier, ReceivedRequest, ReplayServer, Reply, Stall, completion, refusal
+
+from kimi_cli.batch.records import Record, Shape, make_record
 
 Row = dict[str, Any]
 
@@ -56,3 +62,108 @@ def echo(request: ReceivedRequest) -> Reply:
 def hold(gate: threading.Event, reply: Reply) -> Reply:
     """Keep the body of *reply* back until *gate* is open."""
     return reply.but(body=[Barrier(gate), *reply.body])
+
+
+FORBIDDEN = refusal(403, "forbidden", "moderation")
+FAILED = refusal(500, "api_error", "fetch failed")
+
+
+def charge(prompt: int, answer: int) -> Reply:
+    """Answer at that price in tokens."""
+    return completion("x", usage={"prompt_tokens": prompt, "completion_tokens": answer})
+
+
+def write_input(path: Path, count: int, *, prompt: str = "p{}") -> list[str]:
+    """Write *count* rows with ids, which are returned."""
+    return list_ids(write_rows(path, make_rows(count, prompt)))
+
+
+def read_ids(path: Path) -> list[str]:
+    """Return the ids of an output, sorted as their numbers are."""
+    return sorted((row["custom_id"] for row in read_rows(path)), key=lambda name: int(name[1:]))
+
+
+def finish(batch: Kimi, server: ReplayServer, source: Path, out: Path, ids: list[str]) -> None:
+    """Run without limits against a healthy host: only what is missing is asked, and kept once."""
+    kept, before = read_ids(out) if out.exists() else [], len(server.requests)
+    server.answer(echo)
+    has_failures = out.exists() and any(row["error"] for row in read_rows(out))
+    result = batch(str(source), "-o", str(out))
+    assert result.status == (4 if has_failures else 0), result.error
+    assert read_ids(out) == ids
+    assert len(server.requests) - before == len(ids) - len(kept)
+    assert not Path(f"{out}.errors").exists()
+
+
+def await_status(run: Running, wanted: bytes) -> None:
+    """Ask how the run stands until that is part of the answer."""
+    lines: list[bytes] = []
+    while not lines or wanted not in lines[-1]:
+        assert len(lines) < 2000, lines[-5:]
+        run.signal(signal.SIGUSR1)
+        lines.append(run.expect(b"\n", "stderr"))
+        time.sleep(0.01)  # asked without a pause, the run would do nothing but answer
+
+
+MEGABYTE = 2**20
+
+
+def pause(seconds: float) -> None:
+    """Give the program the time to do what it must not do."""
+    threading.Event().wait(seconds)
+
+
+def make_request(number: int, prompt: str = "p") -> Record:
+    """Return a row of that number."""
+    record = make_record(number, {"prompt": prompt}, Shape({"model": "m"}))
+    assert isinstance(record, Record)
+    return record
+
+
+DOWN = refusal(500, "api_error", "down")
+REFUSED = refusal(400, "bad_request", "too long")
+
+
+def answer_but(server: ReplayServer, **special: Reply) -> None:
+    """Answer some prompts in another way."""
+    server.answer(lambda request: special.get(get_prompt(request)) or echo(request))
+
+
+JSON = {"Content-Type": "application/json"}
+PAGE = Reply([b"<html>Welcome to the hotel</html>"], headers={"Content-Type": "text/html"})
+NO_MODEL = refusal(404, "resource_not_found_error", "no such model", dialect="moonshot")
+
+
+def write_names(path: Path, names: list[str]) -> Path:
+    """Write a row for each name, which is its id and its prompt."""
+    return write_rows(path, [{"custom_id": name, "prompt": name} for name in names])
+
+
+def answer_with(server: ReplayServer, special: dict[str, Reply]) -> None:
+    """Answer some prompts in a special way, and the others with themselves."""
+    server.answer(lambda request: special.get(get_prompt(request)) or echo(request))
+
+
+SHAPE = Shape({"model": "kimi-k2.5"})
+
+
+def make(row: Any, shape: Shape = SHAPE) -> Record:
+    """Make the record of a row that is good."""
+    record = make_record(1, row, shape)
+    assert isinstance(record, Record), record
+    return record
+
+
+def user(text: str) -> Row:
+    """Return a user message."""
+    return {"role": "user", "content": text}
+
+
+ERROR = {"code": "c", "message": "m", "class": "transient"}
+
+
+@pytest.fixture
+def echoing(batch: Kimi, server: ReplayServer) -> Kimi:
+    """The command, pointed at a server that answers with the prompt: `batch = rows.echoing`."""
+    server.answer(echo)
+    return batch

@@ -119,3 +119,13 @@ class Screen:
             return
         self.received += data
         self._stream.feed(data)
+
+
+Start = Callable[..., Screen]
+
+
+def say(screen: Screen, line: str, told: str) -> None:
+    """Type a line at an empty prompt, and see what comes of it."""
+    screen.see_prompt()
+    screen.enter(line)
+    screen.see(told)

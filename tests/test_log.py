@@ -1,70 +1,16 @@
-"""`kimi log`: the list of conversations, what was said in them, and their end."""
+"""`kimi log`: the list of conversations, and their end."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conversations import CONVERSATIONS, DAY, HOUR, assistant, keep, list_names, user
 from program import Kimi
-from wcwidth import wcswidth  # type: ignore[import-untyped]
-
-FOLDER = ".local/state/kimi/conversations"
-
-Line = dict[str, Any]
-
-HOUR, DAY = 3600, 86400
-
-CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
-
-
-def user(content: Any, **more: Any) -> Line:
-    """A question as a line of a record."""
-    return {"role": "user", "content": content, **more}
-
-
-def assistant(content: Any, **more: Any) -> Line:
-    """An answer as a line of a record."""
-    return {"role": "assistant", "content": content, **more}
-
-
-def encode(*lines: Line) -> bytes:
-    """The bytes of a record, as the program itself writes them."""
-    encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-    return "".join(encoder.encode(line) + "\n" for line in lines).encode()
-
-
-@pytest.fixture
-def folder(home: Path) -> Path:
-    """Where conversations are kept."""
-    path = home / FOLDER
-    path.mkdir(parents=True)
-    return path
-
-
-@pytest.fixture
-def log(kimi: Kimi) -> Kimi:
-    """The command, without a token and without a network."""
-    return kimi.but("log")
-
-
-def keep(folder: Path, name: str, *lines: Line | bytes, age: float = -600) -> Path:
-    """Put a conversation into the folder, last changed that many seconds ago."""
-    path = folder / f"{name}.jsonl"
-    path.write_bytes(b"".join(line if isinstance(line, bytes) else encode(line) for line in lines))
-    moment = time.time() - age
-    os.utime(path, (moment, moment))
-    return path
-
-
-def list_names(log: Kimi) -> list[str]:
-    """The names in the order of the list."""
-    return [json.loads(line)["name"] for line in log("list", "--json").stdout.splitlines()]
-
+from wcwidth import wcswidth
 
 # list
 
@@ -74,8 +20,8 @@ def test_nothing_is_kept(log: Kimi, home: Path) -> None:
     for _ in range(2):
         result = log()
         assert (result.status, result.stdout) == (0, b"")
-        assert result.error == f"kimi: no conversation is kept in {home / FOLDER}\n"
-        (home / FOLDER).mkdir(parents=True, exist_ok=True)
+        assert result.error == f"kimi: no conversation is kept in {home / CONVERSATIONS}\n"
+        (home / CONVERSATIONS).mkdir(parents=True, exist_ok=True)
     result = log("list", "--json")
     assert (result.status, result.stdout, result.stderr) == (0, b"", b"")
 
@@ -248,213 +194,30 @@ def test_escapes_are_harmless_on_a_terminal(log: Kimi, folder: Path) -> None:
     assert "\x1b]52;c;QUJD\x07" in log("search", "QUJD").stdout.decode()
 
 
-# show
+def test_a_headline_is_one_line(log: Kimi, folder: Path) -> None:
+    """Whatever another program wrote for the model, the time, and the flaw."""
+    facts = {"model": "m\n## Question", "time": "now\r\n", "incomplete": "a\u2028\n# b"}
+    keep(folder, "mine", user("q"), assistant("a", **facts))
+    shown = log("show", "mine").stdout.decode()
+    headlines = [line for line in shown.splitlines() if line.startswith("#")]
+    assert headlines[1:] == ["## Question", "## Answer of m ## Question, now , incomplete: a # b"]
 
 
-RECORD = [
-    {"role": "system", "content": "Be brief.", "turn": "1", "time": "2026-11-24T08:29:59Z"},
-    user("Name a river", turn="1", time="2026-11-24T08:30:00Z", model="kimi-k2.5", profile="p"),
-    assistant(
-        "The *Rhine*.\n\n- or so\n",
-        reasoning_content="Hm.",
-        turn="1",
-        time="2026-11-24T08:30:02Z",
-        model="kimi-k2.5-0905",
-        usage={"total_tokens": 13},
-    ),
-    user([{"type": "text", "text": "1 + 2"}, {"type": "image_url"}, {"type": "text", "text": "?"}]),
-    assistant(None, tool_calls=[CALL]),
-    {"role": "tool", "content": "3", "tool_call_id": "c1"},
-    assistant("half", incomplete="interrupted", time="2026-11-24T08:31:00Z"),
-]
-
-MARKDOWN = """\
-# mine
-
-## System, 2026-11-24T08:29:59Z
-
-Be brief.
-
-## Question, 2026-11-24T08:30:00Z
-
-Name a river
-
-## Answer of kimi-k2.5-0905, 2026-11-24T08:30:02Z
-
-The *Rhine*.
-
-- or so
+def test_an_image_has_a_sign(log: Kimi, folder: Path) -> None:
+    """Where a question has no text, and beside its text."""
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    keep(folder, "mine", user([image]), user([{"type": "text", "text": "What?"}, image, {"a": 1}]))
+    assert log().stdout.decode().split("\n")[1].split() == ["mine", "2", "now", "[image_url]"]
+    shown = log("show", "mine").stdout.decode().split("\n\n")
+    assert shown[2:3] + shown[4:] == ["[image_url]", "What?", "[image_url]", "[something]\n"]
 
 
-## Question
-
-1 + 2
-?
-
-[image_url]
-
-## Answer of the model
-
-```json
-{"id":"c1","type":"function","function":{"name":"add","arguments":"{\\"a\\":1}"}}
-```
-
-## Tool
-
-3
-
-## Answer of the model, 2026-11-24T08:31:00Z, incomplete: interrupted
-
-half
-"""
-
-
-def test_a_conversation_as_markdown(log: Kimi, folder: Path) -> None:
-    """Who said what when, and what is not whole; reasoning is left out."""
-    keep(folder, "mine", *RECORD)
-    shown = log("show", "mine")
-    assert (shown.stdout.decode(), shown.error, shown.status) == (MARKDOWN, "", 0)
-    assert log.pty("show", "mine").wait().stdout == shown.stdout
-
-
-def test_the_latest_is_shown_by_default(log: Kimi, folder: Path) -> None:
-    """With its name."""
+@pytest.mark.parametrize("columns", ["²", "0", "-1", "x", "٣"])
+def test_odd_widths_are_none(log: Kimi, folder: Path, columns: str) -> None:
+    """COLUMNS counts where it is a number."""
     keep(folder, "mine", user("q"))
-    keep(folder, "latest", user("r"), age=DAY)
-    assert log("show").stdout.decode() == "# latest\n\n## Question\n\nr\n"
-
-
-def test_the_lines_as_they_are_kept(log: Kimi, folder: Path) -> None:
-    """Byte for byte, but for a torn one, which is told on stderr."""
-    odd = [*RECORD, user("\u2028\x85\x7f\0 漢 😀", options={"a": 1.0, "b": [1e-9, True, None]})]
-    path = keep(folder, "mine", *odd)
-    shown = log("show", "mine", "--json")
-    assert (shown.stdout, shown.error, shown.status) == (path.read_bytes(), "", 0)
-    keep(folder, "mine", *odd, b'{"role":')
-    shown = log("show", "mine", "--json")
-    assert shown.stdout == encode(*odd)
-    assert "the last line was torn, and is dropped" in shown.error
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b'{"role": "user", "content": "q"}\n',
-        b'{"role":"assistant","content":"a","refusal":null,"tool_calls":[]}\n',
-        b'{"role":"user","content":"\\u00e9"}\n',
-        b'{"time":"2026-11-24T08:30:00Z","content":"a","role":"user"}\n',
-        b'{"role":"user","content":"q","options":{"temperature":1E0,"seed":18446744073709551616}}\n',
-    ],
-    ids=["spaces", "nulls", "escapes", "order", "numbers"],
-)
-def test_the_lines_of_other_programs_as_they_are_kept(log: Kimi, folder: Path, line: bytes) -> None:
-    """Byte for byte as well."""
-    keep(folder, "mine", line)
-    assert log("show", "mine", "--json").stdout == line
-
-
-def test_what_cannot_be_shown(log: Kimi, folder: Path) -> None:
-    """Exit status and one line on stderr tell what is wrong."""
-    damaged = keep(folder, "notes", user("q"), b"my notes\n", user("r"))
-    (folder / "dir.jsonl").mkdir()
-    for arguments, status, error in (
-        (("none",), 66, "there is no conversation 'none'; see 'kimi log'"),
-        ((), 66, "there is no conversation 'latest'; see 'kimi log'"),
-        (("none", "--json"), 66, "there is no conversation 'none'; see 'kimi log'"),
-        (("a/b",), 65, "'a/b' cannot name a conversation"),
-        (("../x",), 65, "'../x' cannot name a conversation"),
-        (("notes",), 65, f"{damaged}:2 is no message of a conversation"),
-        (("dir",), 66, "cannot read"),
-    ):
-        result = log("show", *arguments)
-        assert (result.status, result.stdout, result.error.count("\n")) == (status, b"", 1)
-        assert error in result.error
-
-
-def test_a_file_of_another_name_is_shown_and_removed(log: Kimi, folder: Path) -> None:
-    """What was put into the folder by hand need not have a name of ours."""
-    path = keep(folder, "my notes: draft", user("q"), assistant("a"))
-    assert list_names(log) == ["my notes: draft"]
-    assert log("show", "my notes: draft").stdout.startswith(b"# my notes: draft\n")
-    assert log("rm", "my notes: draft").status == 0
-    assert not path.exists()
-
-
-# search
-
-
-@pytest.fixture
-def library(folder: Path) -> Path:
-    """Three conversations, one of them damaged."""
-    keep(
-        folder,
-        "unix",
-        {"role": "system", "content": "pipe"},
-        user("What is a\n named pipe?"),
-        assistant("A FIFO.", reasoning_content="secretly"),
-        user("Who made it?"),
-        assistant(None, tool_calls=[CALL]),
-        {"role": "tool", "content": "Doug McIlroy", "tool_call_id": "c1"},
-        assistant("x " * 50 + "The first Pipe" + " y" * 50),
-        age=1,
-    )
-    keep(folder, "straße", user("Große Pipelines"), assistant("İstanbul"), age=2)
-    keep(folder, "notes", b"pipe\n", age=3)
-    return folder
-
-
-@pytest.mark.usefixtures("library")
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["named", "PIPE"], ["unix\t1\tuser\tWhat is a named pipe?"]),
-        (["pipe", "named"], ["unix\t1\tuser\tWhat is a named pipe?"]),
-        (["fifo."], ["unix\t1\tassistant\tA FIFO."]),
-        (["mcilroy"], ["unix\t2\ttool\tDoug McIlroy"]),
-        (["STRASSE"], []),
-        (["GROSSE"], ["straße\t1\tuser\tGroße Pipelines"]),
-        (["İSTANBUL"], ["straße\t1\tassistant\tİstanbul"]),
-        (["named", "fifo"], []),
-        (["secretly"], []),
-    ],
-)
-def test_search(log: Kimi, words: list[str], found: list[str]) -> None:
-    """All words in one message, in any order and case; what cannot be read is warned of."""
-    result = log("search", *words)
-    assert (result.stdout.decode().splitlines(), result.status) == (found, 0)
-    assert "notes.jsonl:1 is no message" in result.error
-    assert ("no message holds all of these words" in result.error) is (not found)
-
-
-@pytest.mark.usefixtures("library")
-def test_excerpts(log: Kimi) -> None:
-    """The words around the first place, with signs where text was left out."""
-    first, second, third = log("search", "pipe").stdout.decode().splitlines()
-    assert first == "unix\t1\tuser\tWhat is a named pipe?"
-    name, turn, role, excerpt = second.split("\t")
-    assert (name, turn, role) == ("unix", "2", "assistant")
-    assert excerpt.startswith("…x x")
-    assert excerpt.endswith(" y…")
-    assert "The first Pipe y" in excerpt
-    assert len(excerpt) < 120
-    assert third == "straße\t1\tuser\tGroße Pipelines"
-
-
-@pytest.mark.parametrize("before", ["ß" * 100, "İ" * 100, "ﬃ" * 60], ids=["ss", "i", "ffi"])
-def test_excerpts_show_the_word(log: Kimi, folder: Path, before: str) -> None:
-    """Whatever letters stand before it."""
-    keep(folder, "x", user(f"{before} needle in hay"))
-    assert "needle" in log("search", "needle").stdout.decode()
-
-
-def test_nothing_is_found(log: Kimi, folder: Path) -> None:
-    """A line on stderr that -q silences, and no failure; without words it is one."""
-    keep(folder, "x", user("q"))
-    result = log("search", "needle")
-    assert (result.status, result.stdout) == (0, b"")
-    assert result.error == "kimi: no message holds all of these words\n"
-    assert log("search", "-q", "needle").stderr == b""
-    assert log("search").status == 2
+    result = log.pty(env={"COLUMNS": columns}).wait()
+    assert (result.status, b"mine" in result.stdout) == (0, True)
 
 
 # rm
@@ -527,16 +290,69 @@ def test_names_or_an_age_must_be_given(log: Kimi, folder: Path) -> None:
     assert os.listdir(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "status", "told"),
+    [
+        (("none", "a", "b"), 66, ["there is no conversation 'none'"]),
+        (("a", "dir", "b"), 73, ["cannot remove conversation 'dir': "]),
+        (
+            ("a", "none", "b", "dir"),
+            66,
+            ["cannot remove conversation 'dir'", "no conversation 'none'"],
+        ),
+        (("../x", "a", "b"), 65, ["'../x' cannot name a conversation"]),
+    ],
+)
+def test_what_cannot_be_removed_keeps_no_other(
+    log: Kimi, folder: Path, names: tuple[str, ...], status: int, told: list[str]
+) -> None:
+    """Each is told in a line of its own; the first decides the status."""
+    for name in ("a", "b"):
+        keep(folder, name, user("q"))
+    (folder / "dir.jsonl").mkdir()
+    result = log("rm", *names)
+    assert (result.status, result.stdout) == (status, b"")
+    for line, words in zip(result.error.splitlines(), told, strict=True):
+        assert words in line
+    assert os.listdir(folder) == ["dir.jsonl"]
+
+
+def test_old_ones_go_though_one_cannot(log: Kimi, folder: Path) -> None:
+    """Only what was removed is counted."""
+    for name in ("a", "b", "new"):
+        keep(folder, name, user("q"), age=0 if name == "new" else 9 * DAY)
+    (folder / "dir.jsonl").mkdir()
+    os.utime(folder / "dir.jsonl", (1, 1))
+    result = log("rm", "--older-than", "7d")
+    assert (result.status, result.stdout) == (73, b"")
+    counted, refused = result.error.splitlines()
+    assert counted == "kimi: 2 removed"
+    assert refused.startswith("kimi: cannot remove conversation 'dir': ")
+    assert sorted(os.listdir(folder)) == ["dir.jsonl", "new.jsonl"]
+
+
+def test_a_long_name_leaves_room(log: Kimi, folder: Path) -> None:
+    """For all other columns on a terminal; a pipe gets it whole."""
+    name = "x" * 150
+    keep(folder, name, user("What is a pipe?"), age=-600)
+    keep(folder, "short", user("Who made it?"), age=DAY + 9)
+    long, short = log.pty().wait().stdout.decode().splitlines()[1:]
+    assert long.split(maxsplit=3) == ["x" * 39 + "…", "1", "now", "What is a pipe?"]
+    assert short.split(maxsplit=4) == ["short", "1", "1", "d", "Who made it?"]
+    assert long.index("What") == short.index("Who") < 80
+    assert f"\n{name}  1      now  What" in log().stdout.decode()
+
+
 # path
 
 
 def test_the_path(log: Kimi, home: Path) -> None:
     """Of one that need not exist, or of all; nothing is made."""
-    assert log("path").stdout.decode() == f"{home / FOLDER}\n"
-    assert log("path", "漢字").stdout.decode() == f"{home / FOLDER}/漢字.jsonl\n"
+    assert log("path").stdout.decode() == f"{home / CONVERSATIONS}\n"
+    assert log("path", "漢字").stdout.decode() == f"{home / CONVERSATIONS}/漢字.jsonl\n"
     for name in ("a/b", ".x", "", "a b"):
         assert log("path", name).status == 65
-    assert not (home / FOLDER).exists()
+    assert not (home / CONVERSATIONS).exists()
     places = {"/somewhere": "/somewhere", "relative": f"{home}/.local/state", "": None, None: None}
     for place, found in places.items():
         shown = log("path", env={"XDG_STATE_HOME": place}).stdout.decode()
@@ -571,8 +387,8 @@ def test_names_are_completed(kimi: Kimi, folder: Path, shell: str, command: str)
 
 def test_completion_without_a_folder(kimi: Kimi, home: Path) -> None:
     """Nothing is offered, nothing is said."""
-    (home / FOLDER).parent.mkdir()
-    (home / FOLDER).write_text("in the way")
+    (home / CONVERSATIONS).parent.mkdir()
+    (home / CONVERSATIONS).write_text("in the way")
     line = {"COMP_WORDS": "kimi log show ", "COMP_CWORD": "3", "_KIMI_COMPLETE": "bash_complete"}
     done = kimi(env=line)
     assert (done.status, done.stdout.strip(), done.stderr) == (0, b"", b"")
@@ -580,8 +396,8 @@ def test_completion_without_a_folder(kimi: Kimi, home: Path) -> None:
 
 def test_a_folder_that_is_none(log: Kimi, home: Path) -> None:
     """Said in one line."""
-    (home / FOLDER).parent.mkdir()
-    (home / FOLDER).write_text("in the way")
+    (home / CONVERSATIONS).parent.mkdir()
+    (home / CONVERSATIONS).write_text("in the way")
     for arguments in ((), ("search", "x"), ("show", "x"), ("rm", "--older-than", "1d")):
         result = log(*arguments)
         assert (result.status, result.stdout) == (66, b"")

@@ -1,4 +1,4 @@
-"""Rows of a batch: how they are read, what they become, and how results are written."""
+"""Files of a batch: lines, tables, pipes, and rows read ahead."""
 
 from __future__ import annotations
 
@@ -6,238 +6,29 @@ import io
 import json
 import os
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from program import Kimi
-from rows import Row, get_prompt
+from rows import ERROR, MEGABYTE, SHAPE, get_prompt, make_request, pause, user
 from server import ReceivedRequest, ReplayServer, Reply, completion
 
+from kimi_cli.batch.intake import Intake
 from kimi_cli.batch.readers import read_jsonl, split_lines
-from kimi_cli.batch.records import (
-    BODY_FIELDS,
-    BadRecord,
-    Record,
-    Shape,
-    fill_template,
-    make_record,
-    read_records,
-)
+from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
 from kimi_cli.batch.results import FORMATS, Result, encode_results
 
-SHAPE = Shape({"model": "kimi-k2.5"})
+# Lines
 
 
 def read(data: bytes, shape: Shape = SHAPE, longest: int = 10_000) -> list[Record | BadRecord]:
     """Read JSON Lines from bytes."""
     lines = (line for _, line in split_lines(io.BytesIO(data), longest))
     return list(read_records(read_jsonl(lines), shape))
-
-
-def make(row: Any, shape: Shape = SHAPE) -> Record:
-    """Make the record of a row that is good."""
-    record = make_record(1, row, shape)
-    assert isinstance(record, Record), record
-    return record
-
-
-def get_body(row: Any, shape: Shape = SHAPE) -> Row:
-    """Return what is sent for a row."""
-    body: Row = json.loads(make(row, shape).payload)
-    return body
-
-
-def user(text: str) -> Row:
-    """Return a user message."""
-    return {"role": "user", "content": text}
-
-
-# Forms
-
-
-@pytest.mark.parametrize(
-    ("row", "messages"),
-    [
-        ({"custom_id": "a", "body": {"messages": [user("x")]}}, [user("x")]),
-        ({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
-          "body": {"messages": [user("x")]}, "messages": [user("other")]}, [user("x")]),
-        ({"messages": [user("x")], "prompt": "other"}, [user("x")]),
-        ({"prompt": "x"}, [user("x")]),
-        ({"prompt": "x", "system": "s"}, [{"role": "system", "content": "s"}, user("x")]),
-        ({"prompt": "x", "system": ""}, [user("x")]),
-        ([user("x"), {"role": "assistant", "content": "y"}, user("z")],
-         [user("x"), {"role": "assistant", "content": "y"}, user("z")]),
-        ("x", [user("x")]),
-    ],
-)  # fmt: skip
-def test_forms_are_recognised_in_order(row: Any, messages: list[Row]) -> None:
-    """A Batch line, messages, a prompt, an array, a string."""
-    assert get_body(row)["messages"] == messages
-
-
-@pytest.mark.parametrize(
-    ("row", "code"),
-    [
-        (None, "invalid_row"),
-        (7, "invalid_row"),
-        (True, "invalid_row"),
-        ({}, "invalid_row"),
-        ([], "invalid_row"),
-        ([7], "invalid_row"),
-        ([{"content": "no role"}], "invalid_row"),
-        ("", "empty_prompt"),
-        (" \n", "empty_prompt"),
-        ({"prompt": ""}, "empty_prompt"),
-        ({"prompt": 7}, "invalid_row"),
-        ({"prompt": "x", "system": 7}, "invalid_row"),
-        ({"messages": "x"}, "invalid_row"),
-        ({"messages": []}, "invalid_row"),
-        ({"body": "x"}, "invalid_row"),
-        ({"body": {}}, "invalid_row"),
-        ({"body": {"messages": [user("x")]}, "method": "GET"}, "invalid_row"),
-        ({"body": {"messages": [user("x")]}, "url": "/v1/embeddings"}, "invalid_row"),
-    ],
-)
-def test_bad_rows_are_errors_of_their_own(row: Any, code: str) -> None:
-    """With a code and a reason, and the number of the row as its id."""
-    record = make_record(3, row, SHAPE)
-    assert isinstance(record, BadRecord)
-    assert (record.code, record.id) == (code, "row-3")
-    assert record.message
-
-
-def test_unknown_keys_are_carried_and_never_sent() -> None:
-    """Those of the API are sent, those of the row come out again; stream is ours."""
-    row = {"prompt": "x", "seed": 7, "gold": [1], "stream": True, "stream_options": {"a": 1}}
-    record = make(row)
-    assert json.loads(record.payload) == {"model": "kimi-k2.5", "messages": [user("x")], "seed": 7}
-    assert record.carried == {"gold": [1]}
-
-
-@given(st.dictionaries(st.text(min_size=1, max_size=9), st.integers() | st.text(), max_size=5))
-def test_only_the_fields_of_the_api_are_sent(extra: Row) -> None:
-    """Whatever else a row brings along."""
-    extra = {key: value for key, value in extra.items() if key not in ("body", "messages")}
-    row = {**extra, "prompt": "x"}
-    row.pop("system", None)
-    record = make_record(1, row, SHAPE)
-    if isinstance(record, Record):
-        assert set(json.loads(record.payload)) <= BODY_FIELDS
-
-
-def test_a_row_has_the_last_word() -> None:
-    """Over --model, --system and the other options."""
-    shape = Shape({"model": "m", "temperature": 1}, system="be brief")
-    assert get_body({"prompt": "x", "model": "own"}, shape)["model"] == "own"
-    assert get_body("x", shape)["messages"][0] == {"role": "system", "content": "be brief"}
-    own = {"prompt": "x", "system": "own", "temperature": 0}
-    assert get_body(own, shape)["messages"][0]["content"] == "own"
-    assert get_body(own, shape)["temperature"] == 0
-
-
-@pytest.mark.parametrize(
-    ("row", "field", "name"),
-    [
-        ({"custom_id": "a", "id": "b"}, None, "a"),
-        ({"id": "b"}, None, "b"),
-        ({"id": 7}, None, "7"),
-        ({"id": 0}, None, "0"),
-        ({"id": ""}, None, None),
-        ({"id": None}, None, None),
-        ({"id": True}, None, None),
-        ({"id": [1]}, None, None),
-        ({"id": "a", "key": "k"}, "key", "k"),
-        ({}, None, None),
-    ],
-)
-def test_ids(row: Row, field: str | None, name: str | None) -> None:
-    """custom_id, id, --id-field, else the number of the row."""
-    record = make({**row, "prompt": "x"}, Shape({"model": "m"}, id_field=field))
-    assert (record.id, record.named) == (name or "row-1", name is not None)
-
-
-def test_a_missing_id_field_is_the_rows_error() -> None:
-    """--id-field names a field that every row has."""
-    record = make_record(1, {"prompt": "x", "id": "a"}, Shape({"model": "m"}, id_field="key"))
-    assert isinstance(record, BadRecord)
-    assert record.code == "missing_id"
-
-
-def test_keys_are_of_what_is_asked() -> None:
-    """Neither the order of keys nor what is carried matters; the id and each parameter do."""
-    key = make({"prompt": "x", "seed": 1}).key
-    assert make({"seed": 1, "note": "n", "prompt": "x"}).key == key
-    others = [
-        {"prompt": "y", "seed": 1},
-        {"prompt": "x", "seed": 2},
-        {"prompt": "x"},
-        {"prompt": "x", "seed": 1, "id": "a"},
-    ]
-    assert len({key, *(make(other).key for other in others)}) == 5
-    assert make({"prompt": "x", "seed": 1}, Shape({"model": "other"})).key != key
-
-
-# Templates
-
-
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        ("{a}", "one"),
-        ("{a}{a}", "oneone"),
-        ("{b.c.1}", "three"),
-        ("{b.c}", '["two","three"]'),
-        ("{d.e}", "whole"),
-        ("{{{a}}}", "{one}"),
-        ("{{a}}", "{a}"),
-        ("{f}", "{a} {{x}}"),
-        ("{n} {t} {z}", "7 true null"),
-        ("no field", "no field"),
-        ("{ü}", "ö"),
-    ],
-)
-def test_templates_are_filled_once(template: str, text: str) -> None:
-    """{field}, dotted paths, doubled braces; a value is never a template."""
-    row = {
-        "a": "one", "b": {"c": ["two", "three"]}, "d.e": "whole", "d": {"e": "part"},
-        "f": "{a} {{x}}", "n": 7, "t": True, "z": None, "ü": "ö",
-    }  # fmt: skip
-    assert fill_template(template, row) == text
-
-
-@pytest.mark.parametrize(
-    ("template", "code"),
-    [
-        ("{x}", "missing_field"),
-        ("{a.b}", "missing_field"),
-        ("{l.2}", "missing_field"),
-        ("{l.-1}", "missing_field"),
-        ("{l.²}", "missing_field"),
-        ("{l." + "1" * 5000 + "}", "missing_field"),
-        ("{}", "missing_field"),
-        ("{", "bad_template"),
-        ("a}", "bad_template"),
-        ("{a", "bad_template"),
-    ],
-)
-def test_what_a_template_cannot_find_is_the_rows_error(template: str, code: str) -> None:
-    """With the name of the field, or of the brace."""
-    row = {"a": "x", "l": [1, 2]}
-    record = make_record(1, row, Shape({"model": "m"}, template=template))
-    assert isinstance(record, BadRecord)
-    assert record.code == code
-
-
-@given(st.text(min_size=1).filter(str.strip))
-def test_a_value_is_put_in_as_it_is(value: str) -> None:
-    """Any text, braces and all."""
-    assert fill_template("<{v}>", {"v": value}) == f"<{value}>"
-
-
-# Lines
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), max_size=6))
@@ -318,64 +109,44 @@ def test_the_longest_line(size: int, fits: bool) -> None:
         assert "--max-line" in records[0].message  # type: ignore[union-attr]
 
 
-# Results
-
-MESSAGE = {"role": "assistant", "content": "answer", "reasoning_content": "Hm."}
-ERROR = {"code": "c", "message": "m", "class": "transient"}
+# Read ahead
 
 
-def make_result(row: Row, content: str = "answer", error: Row | None = None) -> Result:
-    """Return the result of a row."""
-    record = make(row)
-    document = {"id": "i", "choices": [{"message": {**MESSAGE, "content": content},
-                                        "finish_reason": "stop"}], "usage": {}}  # fmt: skip
-    if error is not None:
-        return Result(record, error=error, attempts=1, milliseconds=2)
-    return Result(record, 200, "r", document, attempts=1, milliseconds=2)
+def test_rows_read_ahead_are_bounded_in_size() -> None:
+    """32 MiB of them wait to be sent; reading goes on when half of that is gone."""
+    made = 0
 
+    def read() -> Iterator[Record]:
+        nonlocal made
+        for number in range(1, 200):
+            made += 1
+            yield make_request(number, "x" * MEGABYTE)
 
-@pytest.mark.parametrize("style", [style for style in FORMATS if style != "text"])
-@given(content=st.text(), note=st.text())
-def test_a_result_is_one_line(style: str, content: str, note: str) -> None:
-    """Of JSON that naive readers do not cut, with any text in it, and known again by its head."""
-    row = {"custom_id": "a", "prompt": "x", "note": note}
-    line = encode_results([make_result(row, content)], style)
-    assert line.endswith(b"\n")
-    assert len(line.decode().splitlines()) == 1
-    document = json.loads(line)
-    assert list(document)[:2] == ["custom_id", "kimi"]
-    expected = content.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    found = {
-        "batch": lambda: document["response"]["body"]["choices"][0]["message"]["content"],
-        "flat": lambda: document["content"],
-        "merge": lambda: document["kimi_response"]["content"],
-    }[style]()
-    assert found == expected
+    def settle(least: int) -> int:
+        deadline = time.monotonic() + 30
+        while made < least and time.monotonic() < deadline:
+            pause(0.01)
+        pause(0.1)
+        return made
 
-
-def test_the_formats() -> None:
-    """Each with its keys, in their order; a failure says its class in the head."""
-    row = {"custom_id": "a", "prompt": "x", "note": "n"}
-    good, bad = make_result(row), make_result(row, error=ERROR)
-    lines = {style: json.loads(encode_results([good], style)) for style in FORMATS}
-    assert list(lines["batch"]) == ["custom_id", "kimi", "id", "response", "error", "note"]
-    assert lines["batch"]["response"]["status_code"] == 200
-    assert lines["flat"] | {"kimi": None} == {
-        "custom_id": "a", "kimi": None, "content": "answer", "reasoning": "Hm.",
-        "finish_reason": "stop", "usage": {}, "error": None,
-    }  # fmt: skip
-    assert list(lines["merge"]) == ["custom_id", "kimi", "prompt", "note", "kimi_response"]
-    assert lines["text"] == "answer"
-    failed = {style: json.loads(encode_results([bad], style)) for style in FORMATS}
-    assert failed["batch"]["error"] == failed["flat"]["error"] == ERROR
-    assert failed["merge"]["kimi_response"]["error"] == ERROR
-    assert failed["text"] is None
-    for style in ("batch", "flat", "merge"):
-        assert list(failed[style]["kimi"])[:2] == ["key", "failed"]
-        assert failed[style]["kimi"]["failed"] == "transient"
+    intake = Intake(read(), wake=lambda: None)
+    assert settle(32) <= 33
+    for _ in range(10):
+        assert intake.take() is not None
+    assert settle(32) <= 33
+    for _ in range(10):
+        assert intake.take() is not None
+    assert 45 <= settle(45) <= 53
+    intake.stop()
 
 
 # The whole program
+
+
+def measure(request: ReceivedRequest) -> Reply:
+    """Answer with the size and the beginning of the prompt."""
+    text = get_prompt(request)
+    return completion(f"{len(text)} {text[:40]}")
 
 
 @pytest.fixture
@@ -383,12 +154,6 @@ def batch(batch: Kimi, server: ReplayServer) -> Kimi:
     """The command, pointed at a server that measures, printing in order."""
     server.answer(measure)
     return batch.but("--ordered", "--format", "flat", "-q")
-
-
-def measure(request: ReceivedRequest) -> Reply:
-    """Answer with the size and the beginning of the prompt."""
-    text = get_prompt(request)
-    return completion(f"{len(text)} {text[:40]}")
 
 
 def list_contents(stdout: bytes) -> list[str | None]:
