@@ -65,9 +65,9 @@ def load_settings(
 
 def open_stores(terminal: Terminal, environment: Mapping[str, str]) -> Stores:
     """Return where tokens are kept between runs."""
-    from kimi_cli.credentials.bearer import Stores  # noqa: PLC0415
-    from kimi_cli.credentials.keychain import Keychain  # noqa: PLC0415
-    from kimi_cli.credentials.tokenfile import TokenFile  # noqa: PLC0415
+    from kimi_cli.credentials.bearer import Stores  # noqa: PLC0415 - many hosts want no token
+    from kimi_cli.credentials.keychain import Keychain  # noqa: PLC0415 - many hosts want no token
+    from kimi_cli.credentials.tokenfile import TokenFile  # noqa: PLC0415 - many hosts want no token
 
     folder = find_folder(environment, "XDG_CONFIG_HOME", ".config")
     return Stores(
@@ -102,10 +102,10 @@ def _make_client(
     terminal: Terminal, settings: Settings, base_url: str, token: str | None, *, stream: bool
 ) -> Client:
     from kimi_cli.api.client import Client  # noqa: PLC0415 - requests is loaded only to send
-    from kimi_cli.api.limits import Limits  # noqa: PLC0415
-    from kimi_cli.api.retry import RetryPolicy  # noqa: PLC0415
-    from kimi_cli.api.transport import Transport  # noqa: PLC0415
-    from kimi_cli.system.network import find_route  # noqa: PLC0415
+    from kimi_cli.api.limits import Limits  # noqa: PLC0415 - for requests only
+    from kimi_cli.api.retry import RetryPolicy  # noqa: PLC0415 - for requests only
+    from kimi_cli.api.transport import Transport  # noqa: PLC0415 - for requests only
+    from kimi_cli.system.network import find_route  # noqa: PLC0415 - for requests only
 
     in_one_piece = not stream or settings.needs_engine
     limits = Limits(
@@ -132,7 +132,7 @@ def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
 
     A host that cannot be asked now is no reason to keep the token from being stored.
     """
-    from kimi_cli.api.refusals import Refused, Verdict  # noqa: PLC0415
+    from kimi_cli.api.refusals import Refused, Verdict  # noqa: PLC0415 - for login only
 
     client = _make_client(
         terminal, replace(settings, retries=0, timeout=10.0), settings.base_url, token, stream=True
@@ -148,7 +148,7 @@ def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
 
 def find_token(terminal: Terminal, settings: Settings, token_file: str | None) -> BearerToken:
     """Return the bearer token of the origin; raises ConfigError when there is none."""
-    from kimi_cli.credentials.bearer import find_bearer_token  # noqa: PLC0415
+    from kimi_cli.credentials.bearer import find_bearer_token  # noqa: PLC0415 - many hosts want no token
 
     stores = open_stores(terminal, os.environ)
     token = find_bearer_token(settings, os.environ, stores, token_file=token_file)

@@ -1,4 +1,4 @@
-"""The house keeps its order: who imports whom, and who knows what."""
+"""The house keeps its order: who imports whom, who knows what, and how large things are."""
 
 from __future__ import annotations
 
@@ -128,6 +128,110 @@ def test_no_code_asks_for_a_profile_by_name(name: str) -> None:
     assert "profile ==" not in text
     assert "profile.name ==" not in text
 
+
+# Sizes
+
+LINES, METHODS, ATTRIBUTES = 60, 15, 12
+"""What a function, and what a class, may have at most; fields count as attributes."""
+
+LARGE: dict[str, tuple[int, int, str]] = {
+    "batch.campaign.Campaign": (9, 13, "to be split: its callables are one thing"),
+    "batch.pace.Pace": (25, 22, "to be split: limits, memory and admission"),
+    "batch.runner.Runner": (31, 24, "to be split: the loop, what an outcome means, the budget"),
+    "batch.tally.Tally": (12, 26, "a table of figures, one field for each that is told"),
+    "chat.talk.Talk": (11, 15, "to be split: the turn has an owner of its own"),
+    "commands.batch.BatchOptions": (0, 29, "a table: one field for each option of the command"),
+    "conversation.archive.ConversationFile": (19, 3, "to be split: files that must survive"),
+    "settings.precedence.Settings": (10, 14, "a table: one field for each setting"),
+    "system.terminal.Terminal": (18, 10, "to be split: streams, and what is shown on them"),
+}
+"""Larger classes: how many methods and attributes at most, and why. The numbers only shrink."""
+
+
+def find_nodes(*kinds: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    """Yield every node of these kinds, with the dotted name of its module."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, kinds):
+                yield name, node
+
+
+def count_members(node: ast.ClassDef) -> tuple[int, int]:
+    """Return how many methods a class has, and how many names it assigns to ``self``."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    methods = [member for member in node.body if isinstance(member, functions)]
+    fields = {
+        member.target.id
+        for member in node.body
+        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name)
+    }
+    assigned = {
+        part.attr
+        for method in methods
+        for part in ast.walk(method)
+        if isinstance(part, ast.Attribute)
+        and isinstance(part.ctx, ast.Store)
+        and isinstance(part.value, ast.Name)
+        and part.value.id == "self"
+    }
+    return len(methods), len(fields | assigned)
+
+
+CLASSES = {
+    f"{name}.{node.name}": count_members(node)
+    for name, node in find_nodes(ast.ClassDef)
+    if isinstance(node, ast.ClassDef)
+}
+
+
+def test_functions_are_short() -> None:
+    """No function is longer than a screen."""
+    lengths = {
+        f"{name}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for name, node in find_nodes(ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > LINES} == {}
+
+
+def test_classes_are_small() -> None:
+    """A class has few methods and few attributes, or a reason in the table."""
+    most = {name: row[:2] for name, row in LARGE.items()}
+    limits = {name: most.get(name, (METHODS, ATTRIBUTES)) for name in CLASSES}
+    assert {
+        name: f"{methods} methods, {attributes} attributes"
+        for name, (methods, attributes) in CLASSES.items()
+        if methods > limits[name][0] or attributes > limits[name][1]
+    } == {}
+
+
+def test_no_reason_outlives_its_class() -> None:
+    """A class that is small has no row: take it out of the table."""
+    small = [
+        name
+        for name in LARGE
+        if name not in CLASSES or (CLASSES[name][0] <= METHODS and CLASSES[name][1] <= ATTRIBUTES)
+    ]
+    assert small == []
+
+
+# Imports in functions
+
+
+def test_a_hidden_import_says_why() -> None:
+    """What is imported inside a function has its reason at the end of that line."""
+    silent = []
+    for name, function in find_nodes(ast.FunctionDef, ast.AsyncFunctionDef):
+        lines = MODULES[name].read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                line = lines[node.lineno - 1]
+                if not re.search(r"# noqa: PLC0415 - \w", line):
+                    silent.append(f"{name}:{node.lineno}: {line.strip()}")
+    assert sorted(set(silent)) == []
+
+
+# What is loaded
 
 FOR_A_PERSON = {"prompt_toolkit", "rich", "kimi_cli.chat.editor", "kimi_cli.chat.slash"}
 FOR_A_CHAT = {*FOR_A_PERSON, "kimi_cli.conversation.archive", "kimi_cli.conversation.record"}

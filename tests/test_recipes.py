@@ -21,7 +21,7 @@ from server import ReceivedRequest, ReplayServer, Reply, Stall, completion, refu
 
 ROOT = Path(__file__).parents[1]
 PAGE = "man/kimi-batch.1"
-DOCUMENTS = [name for name in (PAGE, "README.md", "README-batch.md") if (ROOT / name).exists()]
+DOCUMENTS = [name for name in (PAGE, "README.md") if (ROOT / name).exists()]
 
 WORKERS = 8
 ROWS = 8 * WORKERS

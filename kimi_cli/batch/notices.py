@@ -43,7 +43,12 @@ _BY_CODE = {
 
 
 def read_notice(refusal: Refusal) -> Notice:
-    """Read which limit *refusal* speaks of (design note batch.md, section 0)."""
+    """Read which limit *refusal* speaks of.
+
+    Moonshot's texts name the limit that was reached and its value: "organization max concurrency:
+    N", "max RPM: N", "TPM rate limit, current:X, limit:Y" (platform.kimi.ai/docs/api/errors). The
+    gateway's codes stand alone (docs.acedata.cloud/en/concepts/responses).
+    """
     words = refusal.message or ""
     for pattern, kind, period in _ANNOUNCED:
         if found := re.search(pattern, words):

@@ -17,8 +17,9 @@ from kimi_cli.api import codec
 
 JSON = dict[str, Any]
 
-# What the API takes besides model and messages (design note api.md, sections 1.3 and 1.4); any
-# other key of an input object is carried through to the output and never sent.
+# What the API takes: the fields of platform.kimi.ai/docs/openapi.json, and those of OpenAI's schema
+# that the gateway's own client sends (github.com/AceDataCloud/Clis, its folder kimi). Any other key
+# of an input object is carried through to the output and never sent.
 BODY_FIELDS = frozenset(
     [
         "model",

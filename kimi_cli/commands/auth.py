@@ -78,8 +78,8 @@ def login(
     The token is asked for at the terminal without being shown, or read from standard input. It
     belongs to the host it was stored for, and goes nowhere else.
     """
-    from kimi_cli.credentials.bearer import check_token  # noqa: PLC0415
-    from kimi_cli.credentials.keychain import KeychainError  # noqa: PLC0415
+    from kimi_cli.credentials.bearer import check_token  # noqa: PLC0415 - for login only
+    from kimi_cli.credentials.keychain import KeychainError  # noqa: PLC0415 - only where tokens are kept
 
     settings = _load_settings(terminal, host)
     token = check_token(_read_token(terminal, settings.origin), "the input")
@@ -106,7 +106,7 @@ def login(
 @verbosity_options
 def logout(terminal: Terminal, *, host: HostOptions) -> None:
     """Remove the bearer token of a host from every store."""
-    from kimi_cli.credentials.keychain import KeychainError  # noqa: PLC0415
+    from kimi_cli.credentials.keychain import KeychainError  # noqa: PLC0415 - only where tokens are kept
 
     settings = _load_settings(terminal, host)
     stores = open_stores(terminal, os.environ)
@@ -175,8 +175,8 @@ def _read_token(terminal: Terminal, origin: str) -> str:
 
 
 def _ask_at_terminal(question: str) -> str:
-    import getpass  # noqa: PLC0415
-    import warnings  # noqa: PLC0415
+    import getpass  # noqa: PLC0415 - for a person only
+    import warnings  # noqa: PLC0415 - for a person only
 
     with warnings.catch_warnings():
         # getpass warns, and reads stdin in plain sight, where the terminal cannot be silenced.

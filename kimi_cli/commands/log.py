@@ -123,7 +123,7 @@ def list_(terminal: Terminal, *, as_json: bool = False) -> None:
 @verbosity_options
 def show(terminal: Terminal, *, name: str | None, as_json: bool) -> None:
     """Print a conversation (the latest) as Markdown."""
-    from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415
+    from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415 - completion and help open nothing
 
     name = LATEST if name is None else name
     archive = open_archive(terminal)

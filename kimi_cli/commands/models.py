@@ -35,8 +35,8 @@ def models(
     A host with a models endpoint is asked; for the gateway, which has none, the documented list is
     shown. With -q only the names are printed.
     """
-    from kimi_cli.api.catalogue import AS_OF, DOCUMENTED  # noqa: PLC0415
-    from kimi_cli.show.listing import dump_models, format_models  # noqa: PLC0415
+    from kimi_cli.api.catalogue import AS_OF, DOCUMENTED  # noqa: PLC0415 - its help lists no models
+    from kimi_cli.show.listing import dump_models, format_models  # noqa: PLC0415 - its help lists no models
 
     settings = load_settings(terminal, host, connection)
     if settings.is_documented:
