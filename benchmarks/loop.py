@@ -47,7 +47,7 @@ def run_kimi(url: str, path: str) -> float:
     began = time.perf_counter()
     with client.stream(Request("kimi-k2.5", (Message("user", "hi"),))) as stream, transcript:
         for delta in stream:
-            transcript.write(delta)
+            transcript.note(delta)
     seconds = time.perf_counter() - began
     os.dup2(report, 1)
     return Path(path).read_text().count("token") / seconds
