@@ -32,10 +32,10 @@ FLOORS = (
     {"cli", "__main__"},
 )
 ENVIRONMENT_READERS = {
+    "chat.slash",
     "cli",
     "commands.auth",
     "commands.batch",
-    "commands.chat",
     "host",
     "options.completion",
     "prompt.reading",

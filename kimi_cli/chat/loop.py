@@ -26,11 +26,11 @@ def converse(talk: Talk, first: str) -> None:
     before = f", {talk.count_turns()} so far" if talk.conversation.entries else ""
     talk.terminal.hint(f"model {talk.terms.model}{before}; /help lists commands, Ctrl-D leaves")
     if first:
-        with handle_signals({signal.SIGINT: talk.stop}):
+        with handle_signals({signal.SIGINT: talk.stopper.stop}):
             _ask(talk, Prompt(first))
-    while not talk.is_over and (line := editor.read(talk.draft)) is not None:
-        talk.draft = ""
-        with handle_signals({signal.SIGINT: talk.stop}):
+    while not talk.is_over and (line := editor.read(talk.coming.draft)) is not None:
+        talk.coming.draft = ""
+        with handle_signals({signal.SIGINT: talk.stopper.stop}):
             _take_line(talk, line)
 
 
@@ -45,7 +45,7 @@ def _take_line(talk: Talk, line: str) -> None:
             question = Prompt(line[1:])
         elif line.startswith("/"):
             question = slash.run(talk, line)
-        if question is not None and (not question.is_empty or talk.attachments):
+        if question is not None and (not question.is_empty or talk.coming.attachments):
             _ask(talk, question)
     except click.UsageError as error:
         talk.terminal.complain(_tell_usage(error))
@@ -103,12 +103,12 @@ def _make_editor(talk: Talk) -> Editor | PlainEditor:
         if command == "file":
             return None
         if command in ("load", "save"):
-            return talk.archive.list_names()
+            return talk.shelf.archive.list_names()
         if command == "model":
             return [model.id for model in DOCUMENTED]
         return ("show", "hide") if command == "reasoning" else ()
 
-    history = talk.archive.folder.parent / "history" if talk.saves else None
+    history = talk.shelf.archive.folder.parent / "history" if talk.shelf.saves else None
     return Editor(talk.terminal, SlashCompleter(list_words, COMMANDS), history)
 
 

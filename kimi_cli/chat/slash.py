@@ -112,15 +112,15 @@ def _file(talk: Talk, argument: str) -> None:
     if argument == STDIN:
         raise BadInput("standard input is the keyboard here; name a file")
     path = os.path.expanduser(argument)
-    with talk.stoppable():  # a pipe may keep us waiting
+    with talk.stopper.allow():  # a pipe may keep us waiting
         attachment = Prompt(read_attachment(path, talk.reading))
-    talk.attachments.append(attachment)
+    talk.coming.attachments.append(attachment)
     _tell(talk, f"{argument} goes with the next question")
 
 
 def _retry(talk: Talk, argument: str) -> Prompt | None:
-    if talk.unasked:
-        return talk.unasked
+    if talk.coming.unasked:
+        return talk.coming.unasked
     turns = talk.conversation.list_turns()
     if not turns:
         raise BadInput("there is nothing to ask again")
@@ -133,8 +133,8 @@ def _retry(talk: Talk, argument: str) -> Prompt | None:
 
 def _undo(talk: Talk, argument: str) -> None:
     title: str | None
-    if talk.unasked:
-        title, talk.unasked = " ".join(talk.unasked.text.split()), None
+    if talk.coming.unasked:
+        title, talk.coming.unasked = " ".join(talk.coming.unasked.text.split()), None
     else:
         title = talk.dialogue.take_back()
     if title is None:
@@ -156,7 +156,7 @@ def _edit(talk: Talk, argument: str) -> None:
                 stack.pop_all()
                 talk.terminal.complain(f"what was being edited is in {path}")
                 raise
-            talk.draft = path.read_text(encoding="utf-8").removesuffix("\n")
+            talk.coming.draft = path.read_text(encoding="utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise BadInput(f"what was edited is not UTF-8: {error}") from error
     except OSError as error:
@@ -164,13 +164,13 @@ def _edit(talk: Talk, argument: str) -> None:
 
 
 def _run_editor(talk: Talk, path: Path) -> None:
-    found = (talk.environment.get(name) for name in _EDITORS)
+    found = (os.environ.get(name) for name in _EDITORS)
     editor = next(filter(None, found), _USUAL_EDITOR)
     with keep_keyboard():
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own editor
                 [*shlex.split(editor), path],
-                env=remove_secrets(talk.environment, talk.terms.settings),
+                env=remove_secrets(os.environ, talk.terms.settings),
             )
         except (OSError, ValueError) as error:
             raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error

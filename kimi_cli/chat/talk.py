@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -12,10 +12,11 @@ from kimi_cli.api.client import Client
 from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.messages import count_tokens
 from kimi_cli.chat.status import StatusLine, hush_keyboard
-from kimi_cli.conversation.archive import LATEST, Archive
+from kimi_cli.chat.stopper import Stopper
 from kimi_cli.conversation.dialogue import Dialogue
 from kimi_cli.conversation.record import Conversation
-from kimi_cli.errors import BadInput, MissingInput, Terminated
+from kimi_cli.conversation.shelf import Shelf
+from kimi_cli.errors import BadInput, MissingInput
 from kimi_cli.prompt.content import Prompt, join_prompts
 from kimi_cli.prompt.reading import Reading
 from kimi_cli.show.printing import Look
@@ -27,27 +28,32 @@ _NEARLY_FULL = 0.9
 
 
 @dataclass(kw_only=True)
+class Coming:
+    """What there is of the next question."""
+
+    attachments: list[Prompt] = field(default_factory=list)
+    draft: str = ""
+    """What the editor begins with."""
+    unasked: Prompt | None = None
+    """A question that did not even get on record."""
+
+
+@dataclass(kw_only=True)
 class Talk:
     """The state that a chat's commands change. Between two questions nothing is unsaved."""
 
     terminal: Terminal
     client: Client
     terms: Terms
-    archive: Archive
+    shelf: Shelf
     dialogue: Dialogue
     look: Look
-    environment: Mapping[str, str]
-    saves: bool = True
     reading: Reading = field(default_factory=Reading)
     """How files become text."""
-    attachments: list[Prompt] = field(default_factory=list)
-    draft: str = ""
-    """What the editor begins with."""
-    unasked: Prompt | None = None
-    """A question that did not even get on record."""
+    coming: Coming = field(default_factory=Coming)
+    stopper: Stopper = field(default_factory=Stopper)
     is_over: bool = False
     _answers: int = 0
-    _may_stop: bool = False
 
     @property
     def conversation(self) -> Conversation:
@@ -65,14 +71,15 @@ class Talk:
         *attended* is for a person at a terminal. Raises what the client raises, Terminated when
         the answer was stopped, and what ``Dialogue.record`` raises.
         """
-        question = join_prompts([prompt, *self.attachments])
-        self.unasked, self.attachments = question, []
+        question = join_prompts([prompt, *self.coming.attachments])
+        self.coming = Coming(unasked=question)
         turn = plan_turn(question, self.terms, self.dialogue)
         self._warn_when_full(question.text)
         look = replace(self.look, gap=self._needs_gap(attended=attended))
         with turn.record() as listeners:
-            self.unasked, self.terms = None, replace(self.terms, system=None)
-            with self._attend(look) if attended else nullcontext(()) as watching, self.stoppable():
+            self.coming, self.terms = Coming(), replace(self.terms, system=None)
+            watched = self._attend(look) if attended else nullcontext(())
+            with watched as watching, self.stopper.allow():
                 answer = turn.ask(self.client, self.terminal, look, *listeners, *watching)
             self._answers += answer.has_text or bool(answer.ending.tool_calls)
         self._warn_when_full("")
@@ -94,23 +101,16 @@ class Talk:
         on_screen = attended and self.terminal.out_is_terminal
         return self._answers > 0 and not on_screen and not self.look.as_json
 
-    def stop(self, signum: int) -> None:
-        """Stop the answer that is coming; between two answers there is nothing to stop."""
-        if self._may_stop:
-            self._may_stop = False
-            raise Terminated(signum)
-
     def begin_anew(self) -> None:
         """Begin another conversation; the model, its options and the system prompt stay."""
         if self.terms.system is None:
             self.terms = replace(self.terms, system=self.conversation.system)
-        self.unasked = None
-        file = self.archive.find(LATEST) if self.saves else None
-        self.dialogue = Dialogue(None, file, warn=self.terminal.warn, is_new=True, must_save=False)
+        self.coming.unasked = None
+        self.dialogue = self.shelf.begin()
 
     def load(self, name: str) -> None:
         """Go on with another conversation; raises BadInput when it belongs to another host."""
-        file = self.archive.find(name)
+        file = self.shelf.archive.find(name)
         conversation = file.read()
         if conversation is None:
             raise MissingInput(f"there is no conversation '{name}'; see 'kimi log'")
@@ -123,26 +123,15 @@ class Talk:
                     f"leave, and run: kimi chat -S {name}"
                 )
             self.terms = self.terms.go_on_as(manner)
-        self.terms, self.unasked = replace(self.terms, system=None), None
-        self.dialogue = Dialogue(
-            conversation, file if self.saves else None, warn=self.terminal.warn
-        )
+        self.terms, self.coming.unasked = replace(self.terms, system=None), None
+        self.dialogue = self.shelf.go_on(file, conversation)
 
     def save(self, name: str) -> None:
         """Keep the conversation under a name of its own; raises BadInput when that is taken."""
-        file = self.archive.find(name)
+        file = self.shelf.archive.find(name)
         if not self.conversation.entries:
             raise BadInput("nothing has been said yet")
         self.dialogue.move(file)
-
-    @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Let ^C stop what is done here."""
-        self._may_stop = True
-        try:
-            yield
-        finally:
-            self._may_stop = False
 
     def _warn_when_full(self, question: str) -> None:
         """Say that the model's window is nearly full, before the host refuses."""

@@ -43,7 +43,9 @@ def ask(
     terms = opening.terms
     token_on_stdin = options.connection.token_file == "-"
     question = _read_prompt(terminal, prompt, options.inputs, token_on_stdin=token_on_stdin)
-    dialogue = None if opening.is_alone else opening.open_dialogue(terminal)
+    dialogue = None
+    if not opening.is_alone:
+        dialogue = opening.open_dialogue(opening.open_shelf(terminal))
     turn = plan_turn(question, terms, dialogue)
     if terms.settings.needs_engine:
         _warn_of_reach(terminal, terms.settings, question)

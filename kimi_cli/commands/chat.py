@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
 from kimi_cli.chat.loop import answer_lines, converse
-from kimi_cli.chat.talk import Talk
+from kimi_cli.chat.talk import Coming, Talk
 from kimi_cli.host import open_client
 from kimi_cli.options.bundles import InputOptions, TurnOptions, turn_options, verbosity_options
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import STDIN, Reading, decode_argument, read_attachment, read_prompts
 from kimi_cli.show.printing import Look
 from kimi_cli.system.terminal import Terminal
-from kimi_cli.turn.opening import open_archive, open_turn
+from kimi_cli.turn.opening import open_turn
 
 EPILOG = """\b
 Examples:
@@ -46,19 +45,17 @@ def chat(terminal: Terminal, *, prompt: tuple[str, ...], options: TurnOptions) -
     reading = Reading(inputs.encoding, inputs.replace_invalid, inputs.max_input, terminal.hint)
     first = " ".join(decode_argument(word) for word in prompt if word != STDIN)
     attachments = [Prompt(read_attachment(path, reading)) for path in inputs.file]
-    dialogue = opening.open_dialogue(terminal)
+    shelf = opening.open_shelf(terminal)
     with open_client(terminal, terms.settings, options.connection, stream=terms.stream) as client:
         talk = Talk(
             terminal=terminal,
             client=client,
             terms=terms,
-            archive=open_archive(terminal),
-            dialogue=dialogue,
+            shelf=shelf,
+            dialogue=opening.open_dialogue(shelf),
             look=Look.of(terms.settings, as_json=options.answer.as_json),
-            environment=os.environ,
-            saves=opening.saves,
             reading=reading,
-            attachments=attachments,
+            coming=Coming(attachments=attachments),
         )
         if attended:
             converse(talk, first)

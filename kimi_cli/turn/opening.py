@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kimi_cli.conversation.archive import Archive, ConversationFile
     from kimi_cli.conversation.dialogue import Dialogue
     from kimi_cli.conversation.record import Conversation, Manner
+    from kimi_cli.conversation.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,17 @@ class Opening:
         """Whether the question has no conversation, neither before nor after it."""
         return self.recalled is None and not self.saves
 
-    def open_dialogue(self, terminal: Terminal) -> Dialogue:
-        """Return the conversation that the next turn belongs to."""
-        from kimi_cli.conversation.archive import LATEST  # noqa: PLC0415 - most runs keep nothing
-        from kimi_cli.conversation.dialogue import Dialogue  # noqa: PLC0415 - the same
+    def open_shelf(self, terminal: Terminal) -> Shelf:
+        """Return where conversations of this run go."""
+        from kimi_cli.conversation.shelf import Shelf  # noqa: PLC0415 - most runs keep nothing
 
-        if (recalled := self.recalled) is not None:
-            return Dialogue(
-                recalled.conversation,
-                recalled.file if self.saves else None,
-                warn=terminal.warn,
-                must_save=recalled.must_save,
-            )
-        latest = open_archive(terminal).find(LATEST) if self.saves else None
-        return Dialogue(None, latest, warn=terminal.warn, is_new=True, must_save=False)
+        return Shelf(open_archive(terminal), self.saves, terminal.warn)
+
+    def open_dialogue(self, shelf: Shelf) -> Dialogue:
+        """Return the conversation that the first turn belongs to."""
+        if (recalled := self.recalled) is None:
+            return shelf.begin()
+        return shelf.go_on(recalled.file, recalled.conversation, must_save=recalled.must_save)
 
 
 def open_turn(terminal: Terminal, options: TurnOptions) -> Opening:
