@@ -139,7 +139,6 @@ LARGE: dict[str, tuple[int, int, str]] = {
     "batch.pace.Pace": (25, 22, "to be split: limits, memory and admission"),
     "batch.runner.Runner": (31, 24, "to be split: the loop, what an outcome means, the budget"),
     "batch.tally.Tally": (12, 26, "a table of figures, one field for each that is told"),
-    "chat.talk.Talk": (11, 15, "to be split: the turn has an owner of its own"),
     "commands.batch.BatchOptions": (0, 29, "a table: one field for each option of the command"),
     "conversation.archive.ConversationFile": (19, 3, "to be split: files that must survive"),
     "settings.precedence.Settings": (10, 14, "a table: one field for each setting"),
