@@ -1,11 +1,10 @@
-"""The README is true: its examples run as printed, and its map of the code is the code's.
+"""The README is true: its examples run as printed, and what it names is there.
 
 A block marked `sh` is an example; all other blocks are for reading.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import itertools
 import json
@@ -239,49 +238,3 @@ def test_the_screen_of_a_chat_is_true(kimi: Kimi, server: ReplayServer) -> None:
     child.close()
     assert child.exitstatus == 0
     assert (kimi.folder / ".local/state/kimi/conversations/paris.jsonl").exists()
-
-
-# The map of the code
-
-
-def read_rooms() -> list[set[str]]:
-    """The modules of each room, top floor first; a folder is named with a slash."""
-    table = README.partition("| room |")[2].partition("\n\n")[0]
-    rows = [line.split(" | ")[1] for line in table.splitlines()[2:]]
-    return [set(re.findall(r"`(\w+/?)`", row)) for row in rows]
-
-
-def name_module(path: str) -> str:
-    """The name in the table of `kimi_cli.PATH`: a folder is one entry."""
-    first = path.partition(".")[0]
-    return f"{first}/" if (ROOT / "kimi_cli" / first).is_dir() else first
-
-
-def list_modules() -> dict[Path, str]:
-    """Every source, with its name in the table."""
-    package = ROOT / "kimi_cli"
-    return {
-        source: name_module(".".join(source.relative_to(package).with_suffix("").parts))
-        for source in package.rglob("*.py")
-        if source != package / "__init__.py"
-    }
-
-
-def list_imports(source: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source.read_text())):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("kimi_cli"):
-            module = node.module.partition(".")[2]
-            names = [module] if module else [alias.name for alias in node.names]
-            yield from (name_module(name) for name in names if not name.startswith("__"))
-
-
-def test_every_module_has_one_room() -> None:
-    named = [module for room in read_rooms() for module in room]
-    assert sorted(named) == sorted(set(list_modules().values()))
-
-
-def test_no_module_imports_from_a_room_above() -> None:
-    floors = {module: floor for floor, room in enumerate(read_rooms()) for module in room}
-    for source, module in list_modules().items():
-        for imported in list_imports(source):
-            assert floors[module] <= floors[imported], f"{source} imports {imported}"
