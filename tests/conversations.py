@@ -18,6 +18,7 @@ from kimi_cli.conversation.record import Conversation, Entry, read_entry
 CONVERSATIONS = ".local/state/kimi/conversations"
 NOTE = "\n\n[The answer was cut off here.]"
 Line = dict[str, Any]
+HOUR, DAY = 3600, 86400
 
 
 def system(text: str, **more: Any) -> Line:
@@ -98,9 +99,14 @@ def find_record(home: Path, name: str = "latest") -> Path:
     return home / CONVERSATIONS / f"{name}.jsonl"
 
 
+def read_record(home: Path, name: str = "latest") -> list[Line]:
+    """What is kept under a name."""
+    return read_lines(find_record(home, name))
+
+
 def list_record(home: Path, name: str = "mine") -> list[str]:
     """What was said in a conversation."""
-    return [line["content"] for line in read_lines(find_record(home, name))]
+    return [line["content"] for line in read_record(home, name)]
 
 
 def list_next(kimi: Kimi) -> list[str]:
@@ -109,9 +115,6 @@ def list_next(kimi: Kimi) -> list[str]:
     *before, last = [message["content"] for message in shown["messages"]]
     assert last == "next"
     return before
-
-
-HOUR, DAY = 3600, 86400
 
 
 def encode_compact(*lines: Line) -> bytes:
@@ -140,14 +143,3 @@ def get_question(request: ReceivedRequest) -> str:
     """Return the last message of a request."""
     content: str = request.json["messages"][-1]["content"]
     return content
-
-
-def read_record(home: Path, name: str = "latest") -> list[dict[str, Any]]:
-    """Return the messages that are kept under a name."""
-    lines = (home / CONVERSATIONS / f"{name}.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def list_contents_of(home: Path, name: str) -> list[str]:
-    """What was said in a conversation."""
-    return [line["content"] for line in read_record(home, name)]

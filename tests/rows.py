@@ -20,6 +20,16 @@ Row = dict[str, Any]
 
 SILENT = Reply([Stall()], framing="raw")
 """A host that takes a request and says nothing."""
+FORBIDDEN = refusal(403, "forbidden", "moderation")
+FAILED = refusal(500, "api_error", "fetch failed")
+DOWN = refusal(500, "api_error", "down")
+REFUSED = refusal(400, "bad_request", "too long")
+NO_MODEL = refusal(404, "resource_not_found_error", "no such model", dialect="moonshot")
+PAGE = Reply([b"<html>Welcome to the hotel</html>"], headers={"Content-Type": "text/html"})
+JSON = {"Content-Type": "application/json"}
+ERROR = {"code": "c", "message": "m", "class": "transient"}
+SHAPE = Shape({"model": "kimi-k2.5"})
+MEGABYTE = 2**20
 
 
 def make_rows(count: int, prompt: str = "p{}") -> list[Row]:
@@ -64,10 +74,6 @@ def hold(gate: threading.Event, reply: Reply) -> Reply:
     return reply.but(body=[Barrier(gate), *reply.body])
 
 
-FORBIDDEN = refusal(403, "forbidden", "moderation")
-FAILED = refusal(500, "api_error", "fetch failed")
-
-
 def charge(prompt: int, answer: int) -> Reply:
     """Answer at that price in tokens."""
     return completion("x", usage={"prompt_tokens": prompt, "completion_tokens": answer})
@@ -105,9 +111,6 @@ def await_status(run: Running, wanted: bytes) -> None:
         time.sleep(0.01)  # asked without a pause, the run would do nothing but answer
 
 
-MEGABYTE = 2**20
-
-
 def pause(seconds: float) -> None:
     """Give the program the time to do what it must not do."""
     threading.Event().wait(seconds)
@@ -120,31 +123,14 @@ def make_request(number: int, prompt: str = "p") -> Record:
     return record
 
 
-DOWN = refusal(500, "api_error", "down")
-REFUSED = refusal(400, "bad_request", "too long")
-
-
 def answer_but(server: ReplayServer, **special: Reply) -> None:
-    """Answer some prompts in another way."""
+    """Answer some prompts in a special way, and the others with themselves."""
     server.answer(lambda request: special.get(get_prompt(request)) or echo(request))
-
-
-JSON = {"Content-Type": "application/json"}
-PAGE = Reply([b"<html>Welcome to the hotel</html>"], headers={"Content-Type": "text/html"})
-NO_MODEL = refusal(404, "resource_not_found_error", "no such model", dialect="moonshot")
 
 
 def write_names(path: Path, names: list[str]) -> Path:
     """Write a row for each name, which is its id and its prompt."""
     return write_rows(path, [{"custom_id": name, "prompt": name} for name in names])
-
-
-def answer_with(server: ReplayServer, special: dict[str, Reply]) -> None:
-    """Answer some prompts in a special way, and the others with themselves."""
-    server.answer(lambda request: special.get(get_prompt(request)) or echo(request))
-
-
-SHAPE = Shape({"model": "kimi-k2.5"})
 
 
 def make(row: Any, shape: Shape = SHAPE) -> Record:
@@ -157,9 +143,6 @@ def make(row: Any, shape: Shape = SHAPE) -> Record:
 def user(text: str) -> Row:
     """Return a user message."""
     return {"role": "user", "content": text}
-
-
-ERROR = {"code": "c", "message": "m", "class": "transient"}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from outputs import list_errors
 from program import Kimi
 from rows import (
     JSON,
-    answer_with,
+    answer_but,
     list_ids,
     list_prompts,
     make_rows,
@@ -47,7 +47,7 @@ def test_an_odd_answer_concerns_its_row_alone(
     """It is tried three times and left to the next run; the rows around it are answered."""
     good = [f"good {number}" for number in range(30)]
     write_names(source, [*good[:15], *ODD, *good[15:]])
-    answer_with(server, ODD)
+    answer_but(server, **ODD)
     result = batch(str(source), "-o", str(out))
     assert result.status == 75, result.error
     assert f"{len(ODD)} rows got no answer" in result.error
@@ -68,7 +68,7 @@ def test_a_refusal_in_odd_words_is_the_rows(
     """However deep the words of a 400 are nested, it is an error of one row."""
     write_names(source, ["good", "odd", "late"])
     body = f'{{"error":{{"code":"bad_request","message":{nest(depth)}}}}}'.encode()
-    answer_with(server, {"odd": Reply([body], status=400, headers=JSON)})
+    answer_but(server, odd=Reply([body], status=400, headers=JSON))
     result = batch(str(source), "-o", str(out), "-c", "1")
     assert result.status == 4, result.error
     assert list_ids(out) == ["good", "odd", "late"]
@@ -119,7 +119,7 @@ def test_answers_that_are_not_whole_are_marked(
 ) -> None:
     """Kept with the word for what they lack, one of several choices being enough; exit 4."""
     write_names(source, [*WORDS, "whole"])
-    answer_with(server, {**EMPTY, **ENDED, "two": TWO})
+    answer_but(server, **{**EMPTY, **ENDED, "two": TWO})
     command = (str(source), "-o", str(out))
     result = batch(*command, "--summary", str(summary))
     assert result.status == 4, result.error
@@ -137,7 +137,7 @@ def test_a_later_run_tells_of_them_too(
 ) -> None:
     """What was incomplete before is exit 4 again, unless it is permitted; nothing is asked."""
     write_names(source, ["whole", "length", "no content"])
-    answer_with(server, {**EMPTY, **ENDED})
+    answer_but(server, **{**EMPTY, **ENDED})
     command = (str(source), "-o", str(out), "--summary", str(summary))
     assert batch(*command, "--allow-incomplete").status == 0
     again = batch(*command)
@@ -153,7 +153,7 @@ def test_a_later_run_tells_of_errors_too(
 ) -> None:
     """A row that failed for good is exit 4 in each run that finds it."""
     write_names(source, ["good", "bad"])
-    answer_with(server, {"bad": refusal(400, "bad_request", "too long")})
+    answer_but(server, bad=refusal(400, "bad_request", "too long"))
     command = (str(source), "-o", str(out), "--allow-incomplete")
     results = [batch(*command), batch(*command)]
     assert [result.status for result in results] == [4, 4]

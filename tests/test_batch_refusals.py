@@ -17,7 +17,6 @@ from rows import (
     PAGE,
     REFUSED,
     answer_but,
-    answer_with,
     echo,
     finish,
     get_prompt,
@@ -78,7 +77,7 @@ def test_one_such_row_among_answers_is_alone(
 ) -> None:  # fmt: skip
     """An unknown model is a line of its own, a proxy's page costs its row a run; others go on."""
     write_rows(source, make_rows(4))
-    answer_with(server, {place: reply})
+    answer_but(server, **{place: reply})
     assert batch(str(source), "-o", str(out), "-c", "1", "--retries", "0").status == status
     name = place.replace("p", "r")
     failed = {row["custom_id"]: row["error"]["class"] for row in read_rows(out) if row["error"]}

@@ -20,7 +20,7 @@ from conversations import (
     encode_compact,
     keep,
     list_contents,
-    list_contents_of,
+    list_record,
     read_record,
     user,
 )
@@ -48,8 +48,8 @@ def test_an_answer_that_is_not_saved_is_remembered(
         assert "is not saved" not in screen.text.partition("re: two")[2]
     said = ["one", "half an answer", "two", "re: two"]
     assert list_contents(server.requests[-1]) == said[:3]
-    assert list_contents_of(home, "mine") == said
-    assert list_contents_of(home, "latest") == ["theirs", "re: theirs"]
+    assert list_record(home, "mine") == said
+    assert list_record(home, "latest") == ["theirs", "re: theirs"]
 
 
 def test_an_answer_without_its_file_is_remembered(
@@ -67,12 +67,12 @@ def test_an_answer_without_its_file_is_remembered(
         say(screen, "two", "is not kept; /retry asks again")
         assert len(server.requests) == 1
         say(screen, "/save mine", "kimi chat -S mine")
-        assert list_contents_of(home, "mine") == ["one", "half an answer"]
+        assert list_record(home, "mine") == ["one", "half an answer"]
         say(screen, "/retry", "re: two")
         screen.see_prompt()
     said = ["one", "half an answer", "two", "re: two"]
     assert list_contents(server.requests[-1]) == said[:3]
-    assert list_contents_of(home, "mine") == said
+    assert list_record(home, "mine") == said
 
 
 def test_the_loser_of_a_turn_is_told_once(chat: Start, ask: Kimi, server: ReplayServer) -> None:
@@ -102,9 +102,9 @@ def test_only_what_was_known_is_taken_back(chat: Start, ask: Kimi, home: Path) -
         assert ask("-S", "mine", "theirs").status == 0
         say(screen, "/undo", "went on in another process, and nothing was taken back")
         said = ["one", "re: one", "theirs", "re: theirs"]
-        assert list_contents_of(home, "mine") == said
+        assert list_record(home, "mine") == said
         say(screen, "/undo", "taken back: theirs")
-        assert list_contents_of(home, "mine") == said[:2]
+        assert list_record(home, "mine") == said[:2]
         say(screen, "/undo", "taken back: one")
 
 
@@ -189,13 +189,13 @@ def test_an_unsaved_answer_is_taken_back_like_any_other(
             screen.see("the answer is not saved: ")
         if command == "/undo":
             say(screen, "/undo", "taken back: two")
-            assert list_contents_of(home, "mine") == ["one", "re: one"]
+            assert list_record(home, "mine") == ["one", "re: one"]
             say(screen, "three", "re: three")
         else:
             say(screen, "/retry", "re: two")
         screen.see_prompt()
     asked = "three" if command == "/undo" else "two"
-    assert list_contents_of(home, "mine") == ["one", "re: one", asked, f"re: {asked}"]
+    assert list_record(home, "mine") == ["one", "re: one", asked, f"re: {asked}"]
     assert list_contents(server.requests[-1]) == ["one", "re: one", asked]
 
 
@@ -213,7 +213,7 @@ def test_an_unsaved_answer_is_saved_with_the_next_question(
             screen.see("the answer is not saved: ")
         say(screen, "two", "re: two")
         screen.see_prompt()
-    assert list_contents_of(home, "mine") == ["one", "half an answer", "two", "re: two"]
+    assert list_record(home, "mine") == ["one", "half an answer", "two", "re: two"]
 
 
 def test_what_is_no_file_stays_as_it_is(
@@ -248,7 +248,7 @@ def test_a_linked_conversation_stays_linked(
         say(screen, "/undo", "taken back: theirs")
         screen.see_prompt()
     assert (folder / "mine.jsonl").is_symlink()
-    assert list_contents_of(home, "real") == ["old", "a", "one", "half an answer"]
+    assert list_record(home, "real") == ["old", "a", "one", "half an answer"]
 
 
 def test_a_question_that_is_not_kept_is_the_last_one(
@@ -265,7 +265,7 @@ def test_a_question_that_is_not_kept_is_the_last_one(
             say(screen, "three", "/retry asks again")
             say(screen, "/new", "a new conversation")
             say(screen, "/retry", "there is nothing to ask again")
-    assert list_contents_of(home, "mine") == ["one", "re: one"]
+    assert list_record(home, "mine") == ["one", "re: one"]
     assert len(server.requests) == 1
 
 

@@ -14,7 +14,7 @@ from conversations import (
     get_question,
     keep,
     list_contents,
-    list_contents_of,
+    list_record,
     read_record,
     user,
 )
@@ -421,7 +421,7 @@ def test_a_new_conversation_keeps_the_system_prompt(
         say(screen, "two", "re: two")
         screen.see_prompt()
     assert list_contents(server.requests[-1]) == ["Be brief.", "two"]
-    assert list_contents_of(home, "latest") == ["Be brief.", "two", "re: two"]
+    assert list_record(home, "latest") == ["Be brief.", "two", "re: two"]
 
 
 def test_a_model_that_is_named_as_a_field_is_the_model(
