@@ -140,8 +140,11 @@ def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
     try:
         client.probe(has_models=not settings.is_documented)
     except Refused as error:
-        if error.refusal.verdict is Verdict.TOKEN_REFUSED:
+        verdict = error.refusal.verdict
+        if verdict is Verdict.TOKEN_REFUSED:
             raise
+        if verdict is not Verdict.REQUEST_REFUSED:  # that is asked for, and behind the token
+            terminal.warn(f"the token is not verified: {error}")
     except KimiError as error:
         terminal.warn(f"the token is not verified: {error}")
 
@@ -169,6 +172,5 @@ def _start_engine(terminal: Terminal, settings: Settings) -> Iterator[tuple[str,
 
 
 def _describe_retry(retry: Retry) -> str:
-    return (
-        f"{retry.error}; trying again in {retry.delay:.1f} s ({retry.attempt} of {retry.attempts})"
-    )
+    said = str(retry.error).removesuffix("; try again later")  # that is what is done
+    return f"{said}; trying again in {retry.delay:.1f} s ({retry.attempt} of {retry.attempts})"

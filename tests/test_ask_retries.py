@@ -66,7 +66,7 @@ def test_retries_are_counted(ask: Kimi, server: ReplayServer, mode: tuple[str, .
     told = [line.partition("; ")[2] for line in lines(result.stderr)]
     assert re.fullmatch(r"trying again in \d\.\d s \(1 of 2\)", told[0])
     assert re.fullmatch(r"trying again in \d\.\d s \(2 of 2\)", told[1])
-    assert told[2:] == [""]
+    assert told[2:] == ["try again later"]
     assert len({request.body for request in server.requests}) == 1
 
 
@@ -180,4 +180,6 @@ def test_quiet_leaves_the_error(ask: Kimi, server: ReplayServer) -> None:
     busy = refusal(503, "api_error", "busy")
     server.script(busy, busy)
     result = ask("-q", "--retries", "1", "hi")
-    assert result.error == "kimi: the API refused the request: HTTP 503 api_error: busy\n"
+    assert result.error == (
+        "kimi: the API refused the request: HTTP 503 api_error: busy; try again later\n"
+    )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_cli.api.refusals import Refusal, Refused
-from kimi_cli.api.retry import RetryPolicy, is_transient, parse_retry_after
+from kimi_cli.api.retry import RetryPolicy, is_transient
 from kimi_cli.errors import (
     BadInput,
     KimiError,
@@ -69,26 +69,3 @@ def test_what_the_host_asks_for_is_a_floor() -> None:
 def test_it_ends(error: KimiError, attempt: int, elapsed: float) -> None:
     """No more attempts, a final error, or a wait that the budget cannot hold."""
     assert RetryPolicy().plan_delay(error, attempt=attempt, elapsed=elapsed) is None
-
-
-DATE = "Mon, 23 Nov 2026 10:00:00 GMT"
-
-
-@pytest.mark.parametrize(
-    ("value", "date", "seconds"),
-    [
-        (None, None, None),
-        ("0", None, 0.0),
-        ("1.5", None, 1.5),
-        ("-1", None, None),
-        ("soon", None, None),
-        ("nan", None, None),
-        ("inf", None, None),
-        ("Mon, 23 Nov 2026 10:00:09 GMT", DATE, 9.0),
-        ("Mon, 23 Nov 2026 09:00:00 GMT", DATE, None),
-        ("Mon, 23 Nov 2026 10:00:09 GMT", None, None),
-    ],
-)
-def test_retry_after_is_read(value: str | None, date: str | None, seconds: float | None) -> None:
-    """Seconds or a date, counted from the reply's own date; nonsense is no wish."""
-    assert parse_retry_after(value, date) == seconds

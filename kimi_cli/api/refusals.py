@@ -1,19 +1,35 @@
-"""What the API means when it says no: error bodies of every known dialect, and their verdicts.
+"""What a refusal means: one rule, from the HTTP status, the host's word and its text.
 
-Sources: the gateway's guide ("Error Handling") and its error page, Moonshot's error page, and
-the bodies of llama.cpp and vLLM servers; collected in the design note api.md, section 4.
+1. A word that is more exact than any status decides: ``used_up``, ``content_filter``, ...
+2. Else the status decides, as RFC 9110 has it: 401, 402, 404, 405, 408, 409, 410, 425, 429, 5xx.
+3. Where it says only "no" (400, 403, 413, 422, ...), a plainer word decides, and else "no" is it.
+4. In a reply that began well (200, a stream) vague words decide, too; "try later" is the rest.
+5. Then the text may say more: an unknown model, a spent quota, a request that is not supported.
+
+Sources of the words: the documents of the gateway (docs.acedata.cloud), Moonshot
+(platform.kimi.ai/docs/api/errors), OpenAI, Anthropic, Azure and Google (google.rpc.Code), and
+bodies that llama.cpp, vLLM, LiteLLM, Portkey and Ollama were seen to send.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from kimi_cli.api.pages import is_page, read_words
+from kimi_cli.api.waits import find_hint
 from kimi_cli.errors import ExitStatus, KimiError
 
 _SHOWN = 500
 """How much of a server's own words goes into a message, in characters."""
+_KEPT = 4000
+"""How much of them is kept at all: nothing looks at more, for an error body may be of any size."""
+_LOOKED_AT = 1000
+"""How much of them is searched for what they mean."""
+_NAME = 120
+"""How long the name of an error or of a request may be."""
 
 
 class Verdict(Enum):
@@ -36,47 +52,91 @@ class Verdict(Enum):
         self.retryable = retryable
 
 
-_BY_CODE = {
-    # the gateway
-    "bad_request": Verdict.REQUEST_REFUSED,
-    "no_token": Verdict.TOKEN_REFUSED,
-    "token_mismatched": Verdict.TOKEN_REFUSED,
+EXACT = {
+    # the account
+    "used_up": Verdict.QUOTA_USED_UP,
+    "exceeded_current_quota_error": Verdict.QUOTA_USED_UP,
+    "insufficient_quota": Verdict.QUOTA_USED_UP,
+    "insufficient_balance": Verdict.QUOTA_USED_UP,
+    "billing_not_active": Verdict.QUOTA_USED_UP,
+    "billing_hard_limit_reached": Verdict.QUOTA_USED_UP,
+    "billing_error": Verdict.QUOTA_USED_UP,
+    "budget_exceeded": Verdict.QUOTA_USED_UP,
+    # the token
     "invalid_token": Verdict.TOKEN_REFUSED,
     "token_expired": Verdict.TOKEN_REFUSED,
-    "disabled": Verdict.TOKEN_REFUSED,
-    "used_up": Verdict.QUOTA_USED_UP,
-    "forbidden": Verdict.REQUEST_REFUSED,  # content moderation, not the token
-    "api_not_implemented": Verdict.NOT_SERVED,
-    "no_api": Verdict.NOT_SERVED,
-    "too_many_requests": Verdict.RATE_LIMITED,
-    "rate_limited": Verdict.RATE_LIMITED,
-    "api_error": Verdict.SERVER_FAILED,
-    "timeout": Verdict.SERVER_FAILED,
-    # Moonshot
-    "content_filter": Verdict.REQUEST_REFUSED,
-    "invalid_request_error": Verdict.REQUEST_REFUSED,
     "invalid_authentication_error": Verdict.TOKEN_REFUSED,
     "incorrect_api_key_error": Verdict.TOKEN_REFUSED,
-    "permission_denied_error": Verdict.TOKEN_REFUSED,
-    "resource_not_found_error": Verdict.NOT_SERVED,
-    "exceeded_current_quota_error": Verdict.QUOTA_USED_UP,
-    "engine_overloaded_error": Verdict.OVERLOADED,
-    "rate_limit_reached_error": Verdict.RATE_LIMITED,
-    "server_error": Verdict.SERVER_FAILED,
-    "unexpected_output": Verdict.SERVER_FAILED,
-    "server_unavailable": Verdict.OVERLOADED,
-    # OpenAI and servers that speak its dialect
-    "insufficient_quota": Verdict.QUOTA_USED_UP,
-    "model_not_found": Verdict.NOT_SERVED,
-    "authentication_error": Verdict.TOKEN_REFUSED,
+    "invalid_api_key": Verdict.TOKEN_REFUSED,
+    "account_deactivated": Verdict.TOKEN_REFUSED,
+    # the request
+    "content_filter": Verdict.REQUEST_REFUSED,
+    "content_policy_violation": Verdict.REQUEST_REFUSED,
+    "context_length_exceeded": Verdict.REQUEST_REFUSED,
     "exceed_context_size_error": Verdict.REQUEST_REFUSED,
+    "content_too_large": Verdict.REQUEST_REFUSED,
+    "string_above_max_length": Verdict.REQUEST_REFUSED,
+    "request_too_large": Verdict.REQUEST_REFUSED,
+    "unsupported_parameter": Verdict.REQUEST_REFUSED,
+    "unsupported_value": Verdict.REQUEST_REFUSED,
+    # what is served
+    "model_not_found": Verdict.NOT_SERVED,
+    "model_not_exist": Verdict.NOT_SERVED,
+    "model_not_supported": Verdict.NOT_SERVED,
+    "invalid_model": Verdict.NOT_SERVED,
+    "DeploymentNotFound": Verdict.NOT_SERVED,
+    "resource_not_found_error": Verdict.NOT_SERVED,
+    "api_not_implemented": Verdict.NOT_SERVED,
+    "no_api": Verdict.NOT_SERVED,
+    # load
+    "too_many_requests": Verdict.RATE_LIMITED,
+    "rate_limited": Verdict.RATE_LIMITED,
+    "rate_limit_reached_error": Verdict.RATE_LIMITED,
+    "rate_limit_exceeded": Verdict.RATE_LIMITED,
+    "rate_limit_error": Verdict.RATE_LIMITED,
+    "throttling_error": Verdict.RATE_LIMITED,
+    "resource_exhausted": Verdict.RATE_LIMITED,
+    "engine_overloaded_error": Verdict.OVERLOADED,
+    "overloaded_error": Verdict.OVERLOADED,
+    "server_unavailable": Verdict.OVERLOADED,
     "unavailable_error": Verdict.OVERLOADED,
 }
+"""Words that say more than any HTTP status does."""
+
+PLAIN = {
+    "no_token": Verdict.TOKEN_REFUSED,
+    "token_mismatched": Verdict.TOKEN_REFUSED,
+    "disabled": Verdict.TOKEN_REFUSED,
+    "authentication_error": Verdict.TOKEN_REFUSED,
+    "auth_error": Verdict.TOKEN_REFUSED,
+    "permission_error": Verdict.TOKEN_REFUSED,
+    "permission_denied_error": Verdict.TOKEN_REFUSED,
+    "unauthenticated": Verdict.TOKEN_REFUSED,
+    "permission_denied": Verdict.TOKEN_REFUSED,
+    "forbidden": Verdict.REQUEST_REFUSED,  # the gateway's content moderation, not the token
+    "not_found_error": Verdict.NOT_SERVED,
+    "not_found": Verdict.NOT_SERVED,
+    "unavailable": Verdict.OVERLOADED,
+}
+"""Words that decide where the HTTP status says no more than "no"."""
+
+VAGUE = {
+    "bad_request": Verdict.REQUEST_REFUSED,
+    "invalid_request_error": Verdict.REQUEST_REFUSED,
+    "invalid_argument": Verdict.REQUEST_REFUSED,
+    "failed_precondition": Verdict.REQUEST_REFUSED,
+    "api_error": Verdict.SERVER_FAILED,
+    "server_error": Verdict.SERVER_FAILED,
+    "internal_server_error": Verdict.SERVER_FAILED,
+    "internal": Verdict.SERVER_FAILED,
+    "unexpected_output": Verdict.SERVER_FAILED,
+    "timeout": Verdict.SERVER_FAILED,
+}
+"""Words that hosts send with any status: they decide only where there is none, inside a 200."""
 
 _BY_STATUS = {
     401: Verdict.TOKEN_REFUSED,
     402: Verdict.QUOTA_USED_UP,
-    403: Verdict.TOKEN_REFUSED,
     404: Verdict.NOT_SERVED,
     405: Verdict.NOT_SERVED,
     407: Verdict.NOT_SERVED,
@@ -91,60 +151,140 @@ _BY_STATUS = {
     529: Verdict.OVERLOADED,
 }
 
-_BY_CLASS = {
-    2: Verdict.SERVER_FAILED,  # an error object inside a reply that began well
-    3: Verdict.NOT_THE_API,
-    4: Verdict.REQUEST_REFUSED,
-    5: Verdict.SERVER_FAILED,
-}
+# Patterns are compiled with the first refusal, not for every start of the program. Each has only
+# bounded repetitions, so that none takes more than linear time.
+_QUOTA_WORDS = (
+    r"exceeded your current (?:token )?quota|check your account balance|insufficient balance|"
+    r"insufficient credits|plan and billing details"
+)
+_SUSPENDED = (
+    r"\A.{0,120}\byour account\b.{0,120}\bsuspended\b.{0,160}\b(?:billing|balance|recharge)"
+)
+"""At the beginning of a text: further on, it may be the prompt's own."""
+_PERIOD_WORDS = r"\btpd\b|\brpd\b|per ?day|usage limit for this|billing cycle"
+_UNKNOWN_MODEL = (
+    r"\b(?:invalid|unknown|unrecogni[sz]ed|unsupported|no such|not found the) model\b"
+    r"(?! (?:output|response|param|input|option))"
+    r"|\bnot a valid model\b|\bno model (?:named|called)\b|模型不存在"
+    r"|\bmodels?[ :/]{0,3}[`'\"]?[\w./:@+-]{0,100}[`'\"]?,? {0,2}"
+    r"(?:(?:is|was|could) )?(?:does not exist|doesn't exist|not exist|not (?:be )?found|"
+    r"not (?:available|served|deployed|supported)\b(?! (?:for|with|in|when)))"
+)
+_BAD_TOKEN = r"\A.{0,120}\bapi key not valid"
+_UNSUPPORTED = (
+    r"\b(?:(?:is|are) )?not supported\b|\bunsupported\b|\bdoes not support\b"
+    r"|\bcontext (?:size|length|window)\b|\broles must alternate\b"
+)
 
-_SAID_WITH_429 = (Verdict.RATE_LIMITED, Verdict.OVERLOADED, Verdict.QUOTA_USED_UP)
-_VAGUE = ("invalid_request_error", "bad_request")
-"""Codes that hosts send with any status."""
-
-_QUOTA_WORDS = ("exceeded your current quota", "check your account balance", "insufficient balance")
-_PERIOD_WORDS = (" tpd", "tokens per day", "per day", "usage limit for this", "billing cycle")
-
+_LATER = "try again later"
 _ADVICE = {
+    Verdict.RATE_LIMITED: _LATER,
+    Verdict.OVERLOADED: _LATER,
+    Verdict.SERVER_FAILED: _LATER,
     Verdict.TOKEN_REFUSED: "check it with 'kimi auth status', replace it with 'kimi auth login'",
     Verdict.QUOTA_USED_UP: "recharge the account",
     Verdict.SPENT_FOR_NOW: "this limit resets by itself, but not soon",
     Verdict.NOT_SERVED: "check --model and --base-url; 'kimi models' lists what there is",
     Verdict.NOT_THE_API: "check --base-url",
 }
+_FILTERED = ("content_filter", "content_policy_violation", "forbidden")
+
+
+class Teller(Enum):
+    """Who speaks, and how: a page of HTML is never the API's."""
+
+    API = "the API refused the request"
+    ANSWER = "the API sent an error in its answer"
+    PAGE = "a web server answered instead of the API"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One refusal: the HTTP status, and what the body said (None where it did not)."""
+    """One refusal: the HTTP status, and what the body said (None where it did not).
+
+    *retry_after* is in seconds. *is_limit* is whether the body or a header says that to wait is
+    enough, whatever the words say of a quota.
+    """
 
     http_status: int
     code: str | None = None
     message: str | None = None
     trace_id: str | None = None
     retry_after: float | None = None
+    param: str | None = None
+    is_limit: bool = False
+    teller: Teller = Teller.API
 
     @property
     def verdict(self) -> Verdict:
-        """Judge by the code first, then by the wording, then by the HTTP status."""
-        words = (self.message or "").lower()
-        verdict = _BY_CODE.get(self.code or "") or self._judge_status()
-        if self.http_status == 429 and verdict not in _SAID_WITH_429:
-            verdict = Verdict.RATE_LIMITED
-        if self.http_status >= 500 and self.code in _VAGUE:
-            verdict = self._judge_status()
-        about_the_row = self.http_status in (400, 404, 413, 422)  # such words may be the prompt's
-        if not about_the_row and any(phrase in words for phrase in _QUOTA_WORDS):
-            return Verdict.QUOTA_USED_UP
-        may_pass = verdict is Verdict.RATE_LIMITED or self.http_status == 403
-        if may_pass and any(phrase in words for phrase in _PERIOD_WORDS):
-            return Verdict.SPENT_FOR_NOW
-        return verdict
+        """Judge by the rule at the top of this module."""
+        if (exact := EXACT.get(self.code or "")) not in (None, Verdict.RATE_LIMITED):
+            return exact
+        verdict = exact or self._judge_status()
+        return self._read_text(verdict) or verdict
+
+    @property
+    def names_model(self) -> bool:
+        """Whether it says in words that there is no such model."""
+        if self.http_status in (401, 402, 403, 408, 429):
+            return False
+        return self.param == "model" or _says(_UNKNOWN_MODEL, self.message)
+
+    @property
+    def advice(self) -> str | None:
+        """What can be tried; None where the host's own words are all there is to say."""
+        if self.code in _FILTERED and self.verdict is Verdict.REQUEST_REFUSED:
+            return "ask in other words"
+        if self.verdict is Verdict.REQUEST_REFUSED and "stream_options" in (self.message or ""):
+            return "set ask_usage = false in this host's profile"
+        advice = _ADVICE.get(self.verdict)
+        said = self.retry_after or "try again" in (self.message or "")[:_SHOWN].lower()
+        return None if said and advice == _LATER else advice
 
     def _judge_status(self) -> Verdict:
-        return _BY_STATUS.get(self.http_status) or _BY_CLASS.get(
-            self.http_status // 100, Verdict.NOT_THE_API
-        )
+        status, word = self.http_status, self.code or ""
+        if verdict := _BY_STATUS.get(status):
+            return verdict
+        if status == 403:
+            return PLAIN.get(word, Verdict.TOKEN_REFUSED)
+        match status // 100:
+            case 2:
+                return PLAIN.get(word) or VAGUE.get(word) or Verdict.SERVER_FAILED
+            case 4:
+                return PLAIN.get(word) or Verdict.REQUEST_REFUSED
+            case 5:
+                return Verdict.SERVER_FAILED
+        return Verdict.NOT_THE_API
+
+    def _read_text(self, verdict: Verdict) -> Verdict | None:
+        """Return what the text says more exactly than *verdict*; None where it does not.
+
+        The text of a 400, 404, 413 or 422 may repeat the prompt: it is believed less.
+        """
+        words = self.message
+        speaks_of_row = self.http_status in (400, 404, 413, 422)
+        if verdict is Verdict.RATE_LIMITED or self.http_status == 403:
+            if _says(_PERIOD_WORDS, words):
+                return Verdict.SPENT_FOR_NOW
+            if self.is_limit:
+                return None
+        if not speaks_of_row and _says(_QUOTA_WORDS, words):
+            return Verdict.QUOTA_USED_UP
+        if verdict in (Verdict.REQUEST_REFUSED, Verdict.SERVER_FAILED):
+            if _says(_SUSPENDED, words):
+                return Verdict.QUOTA_USED_UP
+            if self.names_model:
+                return Verdict.NOT_SERVED
+        if verdict is Verdict.REQUEST_REFUSED and _says(_BAD_TOKEN, words):
+            return Verdict.TOKEN_REFUSED
+        if verdict is Verdict.SERVER_FAILED and self._is_final():
+            return Verdict.REQUEST_REFUSED
+        return None
+
+    def _is_final(self) -> bool:
+        """Tell whether a failure would be the same each time: the API's own words say so."""
+        in_api = self.teller in (Teller.API, Teller.ANSWER)
+        return in_api and self.http_status in (200, 500) and _says(_UNSUPPORTED, self.message)
 
 
 class Refused(KimiError):
@@ -163,29 +303,36 @@ def read_refusal(
     *,
     trace_id: str | None = None,
     retry_after: float | None = None,
+    reset: float | None = None,
+    teller: Teller = Teller.API,
 ) -> Refusal:
     """Read the parsed body of an error reply; *document* may be anything that JSON can be.
 
     The gateway sends ``{"error": {"code", "message"}, "trace_id"}``, Moonshot ``{"error":
-    {"type", "message"}}``; others send a string, null, or no ``error`` at all.
+    {"type", "message"}}``, Gemini the same in an array; others send a string, null, or no
+    ``error`` at all. *retry_after* is what the headers ask for, *reset* when they say that a
+    limit begins anew, both in seconds: the latter counts only for a limit.
     """
-    top = document if isinstance(document, dict) else {"error": document}
-    error = top.get("error", top)
-    if not isinstance(error, dict):
-        error = {"message": error}
-    code, kind, message = (error.get(key) for key in ("code", "type", "message"))
-    if isinstance(code, int) and not isinstance(code, bool):
-        # llama.cpp repeats the HTTP status as the code; inside a stream only this tells it.
-        http_status = code if http_status < 300 and 400 <= code < 600 else http_status
-        code = None
-    known = [word for word in (code, kind) if isinstance(word, str) and word]
-    return Refusal(
+    top, error = _find_error(document)
+    words = [part.get(key) for key in ("code", "type", "status") for part in (error, top)]
+    if http_status < 300 and (number := _find_status(words)) is not None:
+        http_status = number  # inside an answer only the body tells it
+    message = _find_message(error, top)
+    hint = find_hint((message or "")[:_LOOKED_AT], error.get("details"))
+    wish = hint if retry_after is None and http_status in (429, 503) else retry_after
+    refusal = Refusal(
         http_status=http_status,
-        code=next((word for word in known if word in _BY_CODE), known[0] if known else None),
-        message=_first_text(message, error.get("detail"), top.get("detail")),
-        trace_id=_first_text(top.get("trace_id"), trace_id),
-        retry_after=retry_after,
+        code=_find_word(words),
+        message=message,
+        trace_id=_first_text(top.get("trace_id"), top.get("request_id"), trace_id, limit=_NAME),
+        retry_after=wish,
+        param=_first_text(error.get("param"), limit=_NAME),
+        is_limit=http_status == 429 and wish is not None,
+        teller=teller,
     )
+    if wish is None and refusal.verdict is Verdict.RATE_LIMITED:
+        return replace(refusal, retry_after=reset)
+    return refusal
 
 
 def holds_error(document: Any) -> bool:
@@ -197,27 +344,93 @@ def holds_error(document: Any) -> bool:
     return "choices" not in document and "message" in document
 
 
-def _first_text(*values: Any) -> str | None:
-    for value in values:
-        if value not in (None, "", [], {}):
-            return value if isinstance(value, str) else str(value)
+def _find_error(document: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the whole object of an error body, and the error in it."""
+    if isinstance(document, list) and document and isinstance(document[0], dict):
+        document = document[0]
+    top = document if isinstance(document, dict) else {"error": document}
+    error = top.get("error", top)
+    if error is top and isinstance(top.get("detail"), dict):
+        error = top["detail"]
+    if isinstance(error, dict) and error is not top and isinstance(error.get("error"), dict):
+        error = error["error"]  # a gateway that wraps what it was sent
+    return top, error if isinstance(error, dict) else {"message": error}
+
+
+def _find_status(words: list[Any]) -> int | None:
+    """Return the HTTP status that an error body has as its code: 429, or "429"."""
+    for word in words:
+        if isinstance(word, str) and len(word) == 3 and word.isascii() and word.isdigit():
+            word = int(word)
+        if type(word) is int and 400 <= word < 600:
+            return word
     return None
 
 
+def _find_word(words: list[Any]) -> str | None:
+    """Return the most exact of the words that a body has for one error: code, type, status.
+
+    LiteLLM's code is the status, which is told already.
+    """
+    texts = [word for word in words if isinstance(word, str) and word and not _find_status([word])]
+    texts = [word.lower() if word.isupper() else word for word in texts]  # Google's are capitals
+    for table in (EXACT, PLAIN, VAGUE):
+        for word in texts:
+            if word in table:
+                return word
+    own = [word for word in texts if word not in words[4:]]  # "status": "error" is no word
+    return own[0][:_NAME] if own else None
+
+
+def _find_message(error: dict[str, Any], top: dict[str, Any]) -> str | None:
+    keys = ("message", "detail", "html-message", "error")
+    values = [error.get(key) for key in keys]
+    if top is not error:
+        values += [top.get(key) for key in keys[:3]]
+    violations = [
+        violation.get("quotaId")
+        for detail in _list_objects(error.get("details"))
+        for violation in _list_objects(detail.get("violations"))
+    ]
+    words = _first_text(*values, limit=_KEPT)
+    if words and is_page(words.encode(errors="replace")):
+        words = read_words(words.encode(errors="replace"))  # a proxy's page, in a gateway's JSON
+    quotas = " ".join(name for name in violations if isinstance(name, str))[:_NAME]
+    return f"{words} ({quotas})" if words and quotas else words
+
+
+def _list_objects(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value[:20] if isinstance(entry, dict)] if type(value) is list else []
+
+
+def _first_text(*values: Any, limit: int) -> str | None:
+    for value in values:
+        if value not in (None, "", [], {}):
+            return (value if isinstance(value, str) else str(value))[:limit]
+    return None
+
+
+def _says(pattern: str, words: str | None) -> bool:
+    start = (words or "")[:_LOOKED_AT]
+    return re.search(pattern, start, re.DOTALL | re.IGNORECASE) is not None
+
+
 def _compose(refusal: Refusal) -> str:
-    """Make one line: status, code, the server's words, trace id, advice."""
-    head = f"HTTP {refusal.http_status}"
+    """Make one line: who says it, status, code, the server's words, trace id, advice."""
+    status = str(refusal.http_status)
+    head = f"HTTP {status}" if refusal.teller is not Teller.ANSWER else ""
+    words = " ".join((refusal.message or "").split())
+    if len(words) > _SHOWN:
+        words = words[:_SHOWN] + "…"
+    if refusal.teller is Teller.PAGE and words.startswith(status):
+        words = words.removeprefix(status).strip()  # most pages begin with it
     if refusal.code:
-        head += f" {refusal.code}"
-    parts = [f"the API refused the request: {head}"]
-    if refusal.message:
-        words = " ".join(refusal.message.split())
-        parts.append(words if len(words) <= _SHOWN else words[:_SHOWN] + "…")
-    line = ": ".join(parts)
+        head = f"{head} {refusal.code}".strip()
+    line = ": ".join(part for part in (refusal.teller.value, head, words) if part)
     if refusal.trace_id:
         line += f" (trace id {refusal.trace_id})"
     if refusal.retry_after:
         line += f"; the host asks to wait {refusal.retry_after:g} s"
-    if advice := _ADVICE.get(refusal.verdict):
-        line += f"; {advice}"
+    if refusal.advice:
+        line += f"; {refusal.advice}"
     return line

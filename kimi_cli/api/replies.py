@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import time
 from typing import Any, Protocol
 
 from kimi_cli.api import codec
-from kimi_cli.api.refusals import Refusal, Refused, holds_error, read_refusal
-from kimi_cli.api.retry import parse_retry_after
+from kimi_cli.api.pages import is_page, read_words
+from kimi_cli.api.refusals import Refusal, Refused, Teller, holds_error, read_refusal
+from kimi_cli.api.waits import find_reset, find_wish
 from kimi_cli.errors import KimiError, NotTheApi
 
 DOCUMENT_LIMIT = 64 * 2**20
 """Bytes of one JSON document."""
 ERROR_LIMIT = 2**20
 """Bytes of what comes with a status that is no success."""
-_MARKUP = rb"(?s)<(style|script).*?</\1>|<[^>]*>"
+_LONGEST_ID = 200
+"""Characters of a header field that are kept."""
 
 JSON = dict[str, Any]
 
@@ -69,24 +71,27 @@ def parse(data: bytes) -> JSON:
         document = codec.loads(data)
         codec.refuse_depth(document, data)
     except ValueError as error:
-        raise NotTheApi(f"the host sent what is not JSON: {_quote(data)}") from error
+        raise NotTheApi(f"the host sent what is not JSON: {read_words(data)}") from error
+    if isinstance(document, list) and document and holds_error(document[0]):
+        document = document[0]  # Gemini sends its errors in an array
     if not isinstance(document, dict):
-        raise NotTheApi(f"the host sent no JSON object: {_quote(data)}")
+        raise NotTheApi(f"the host sent no JSON object: {read_words(data)}")
     return document
 
 
 def refuse(reply: Readable, document: Any) -> Refused:
-    """Return the refusal that *document* holds, with what the headers add to it."""
-    return Refused(_read_refusal(reply, document))
+    """Return the refusal that *document*, in a reply that began well, holds."""
+    return Refused(_read_refusal(reply, document, Teller.ANSWER))
 
 
 def explain_foreign(reply: Readable, start: bytes) -> NotTheApi:
     """Say that *reply*, which begins with *start*, is not an answer."""
-    kind = reply.header("content-type") or "no content type"
-    return NotTheApi(
-        f"the host sent {kind} instead of an answer (HTTP {reply.status}): {_quote(start)}; "
-        "check --base-url"
-    )
+    kind = (reply.header("content-type") or "no content type")[:_LONGEST_ID]
+    words = read_words(start)
+    sent = f"{kind} instead of an answer (HTTP {reply.status}): {words}"
+    if not words:
+        sent = f"nothing instead of an answer (HTTP {reply.status})"
+    return NotTheApi(f"the host sent {sent}; check --base-url")
 
 
 def _explain_status(reply: Readable) -> KimiError:
@@ -99,23 +104,29 @@ def _explain_status(reply: Readable) -> KimiError:
     body = b""
     with contextlib.suppress(KimiError):
         body = reply.read(ERROR_LIMIT)
+    teller = Teller.API
     try:
         document: Any = codec.loads(body)
         codec.refuse_depth(document, body)
     except ValueError:
-        document = {"message": _quote(re.sub(_MARKUP, b" ", body))}
-    return refuse(reply, document)
+        teller = Teller.PAGE if is_page(body) else Teller.API
+        document = {"message": read_words(body)}
+    return Refused(_read_refusal(reply, document, teller))
 
 
-def _read_refusal(reply: Readable, document: Any) -> Refusal:
+def _read_refusal(reply: Readable, document: Any, teller: Teller) -> Refusal:
+    now = time.time()
     return read_refusal(
         reply.status,
         document,
-        trace_id=reply.header("x-trace-id") or reply.header("x-request-id"),
-        retry_after=parse_retry_after(reply.header("retry-after"), reply.header("date")),
+        trace_id=find_request_id(reply),
+        retry_after=find_wish(reply.header, now),
+        reset=find_reset(reply.header, now),
+        teller=teller,
     )
 
 
-def _quote(data: bytes) -> str:
-    """Return the first words of a foreign reply, in one line."""
-    return " ".join(data[:400].decode(errors="replace").split())[:120]
+def find_request_id(reply: Readable) -> str | None:
+    """Return the name that the host gave the request: what a vendor's support asks for."""
+    name = reply.header("x-request-id") or reply.header("x-trace-id")
+    return name and name[:_LONGEST_ID]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 from kimi_cli.api.refusals import Refused, Verdict
 from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TimedOut, Unreachable
@@ -74,28 +73,7 @@ def is_foreign(error: KimiError) -> bool:
     """Tell whether the reply came from somebody before the API: a proxy, a login page."""
     if isinstance(error, Refused):
         refusal = error.refusal
-        return refusal.code is None and refusal.verdict in (Verdict.NOT_SERVED, Verdict.NOT_THE_API)
+        if refusal.code is not None or refusal.names_model:
+            return False
+        return refusal.verdict in (Verdict.NOT_SERVED, Verdict.NOT_THE_API)
     return isinstance(error, NotTheApi)
-
-
-def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None for nonsense.
-
-    *value* is a number of seconds or an HTTP date (RFC 9110, section 10.2.3); a date counts
-    from the reply's own *date* header, for the two clocks may differ.
-    """
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = _count_until(value, date)
-    return seconds if 0 <= seconds < float("inf") else None
-
-
-def _count_until(value: str, date: str | None) -> float:
-    """Return the seconds between two HTTP dates, or NaN."""
-    try:
-        return (parsedate_to_datetime(value) - parsedate_to_datetime(date or "")).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return float("nan")

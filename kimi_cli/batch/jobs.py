@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused
-from kimi_cli.api.replies import check_status, read_answer
+from kimi_cli.api.replies import check_status, find_request_id, read_answer
 from kimi_cli.batch.gauges import Ticket
 from kimi_cli.batch.records import BadRecord, Record
 from kimi_cli.batch.results import Result
@@ -59,24 +59,24 @@ def attempt(job: Job, channel: Channel) -> Outcome:
         return Outcome(job, time.monotonic(), error=error)
     except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
         return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
-    request_id = reply.header("x-request-id") or reply.header("x-trace-id")
-    return Outcome(job, time.monotonic(), reply.status, request_id, document, lack)
+    return Outcome(job, time.monotonic(), reply.status, find_request_id(reply), document, lack)
 
 
 def fail(outcome: Outcome, kind: str, redact: Callable[[str], str] = str) -> Result:
     """Make the result of a row that got no answer; *redact* takes secrets out of its words."""
     job, error = outcome.job, outcome.error
     refusal = error.refusal if isinstance(error, Refused) else None
+    code = refusal and refusal.code and redact(refusal.code)
     shown = {
-        "code": (refusal.code if refusal else None) or type(error).__name__,
+        "code": code or type(error).__name__,
         "message": redact(str(error)),
         "class": kind,
     }
     status = refusal.http_status if refusal else None
     words = refusal and refusal.message and redact(refusal.message)
-    body = {"error": {"code": refusal.code, "message": words}} if refusal else None
+    body = {"error": {"code": code, "message": words}} if refusal else None
     took = int(1000 * (outcome.at - job.began))
-    trace = refusal.trace_id if refusal else None
+    trace = redact(refusal.trace_id) if refusal and refusal.trace_id else None
     return Result(
         job.record,
         status,

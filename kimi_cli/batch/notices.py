@@ -28,6 +28,8 @@ class Notice:
     period: float = 1.0
 
 
+_LOOKED_AT = 1000
+"""Characters of a refusal that are searched: a longer one must not hold the results up."""
 # Compiled with the first refusal, not for every start of the program.
 _NUMBER = r"[^0-9]{0,24}?(\d[\d,]*)"
 _ANNOUNCED = (
@@ -49,7 +51,7 @@ def read_notice(refusal: Refusal) -> Notice:
     N", "max RPM: N", "TPM rate limit, current:X, limit:Y" (platform.kimi.ai/docs/api/errors). The
     gateway's codes stand alone (docs.acedata.cloud/en/concepts/responses).
     """
-    words = refusal.message or ""
+    words = (refusal.message or "")[:_LOOKED_AT]
     for pattern, kind, period in _ANNOUNCED:
         if found := re.search(pattern, words):
             return Notice(kind, float(found[1].replace(",", "")), period or 1.0)
