@@ -51,6 +51,7 @@ BODY_FIELDS = frozenset(
         "prediction",
         "web_search_options",
         "thinking",
+        "chat_template_kwargs",
         "prompt_cache_key",
         "safety_identifier",
     ]

@@ -323,7 +323,7 @@ def _plan_campaign(
     return Campaign(
         source=Source(files, _choose_kind(options), longest=options.max_line),
         shape=Shape(
-            defaults={"model": settings.model, **request.list_parameters()},
+            defaults={"model": settings.model, **request.list_parameters(settings.profile)},
             system=request.system,
             template=_read_template(options.prompt),
             id_field=options.id_field,

@@ -12,7 +12,7 @@ import click
 from kimi_cli.options.completion import complete_models, complete_profiles, complete_sessions
 from kimi_cli.options.types import BodyField, Encoding, FiniteNumber, Seconds, Utf8
 from kimi_cli.settings.configfile import BATCH_RETRIES, LONG_PATIENCE, PATIENCE, SETTINGS
-from kimi_cli.settings.profiles import BUILT_IN, DEFAULT_PROFILE
+from kimi_cli.settings.profiles import BUILT_IN, DEFAULT_PROFILE, THINKING, Profile
 from kimi_cli.system.terminal import Terminal
 
 _CONNECT = SETTINGS["connect_timeout"].default
@@ -54,11 +54,18 @@ class RequestOptions:
     stop: tuple[str, ...]
     seed: int | None
     reasoning_effort: str | None
+    thinking: str | None
     json_mode: bool
     option: tuple[tuple[str, Any], ...]
 
-    def list_parameters(self) -> dict[str, Any]:
-        """Return the body fields that were given, by their API names; -O has the last word."""
+    def list_parameters(self, profile: Profile) -> dict[str, Any]:
+        """Return the body fields that were given, by their API names; -O has the last word.
+
+        *profile* spells those that its host calls otherwise than others do.
+        """
+        if self.thinking == "off" and self.reasoning_effort not in (None, "none"):
+            raise click.UsageError("--thinking off and --reasoning-effort exclude each other")
+        switch = {} if self.thinking is None else THINKING[profile.thinking][self.thinking]
         plain = {
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -69,7 +76,7 @@ class RequestOptions:
             "response_format": {"type": "json_object"} if self.json_mode else None,
         }
         given = {name: value for name, value in plain.items() if value is not None}
-        return given | dict(self.option)
+        return {**switch, **given, **dict(self.option)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +220,11 @@ request_options = bundle(
         type=Utf8(),
         metavar="LEVEL",
         help="Set how much the model thinks (kimi-k3).",
+    ),
+    click.option(
+        "--thinking",
+        type=click.Choice(["on", "off"]),
+        help="Let the model think before it answers, or not; some always think.",
     ),
     click.option("--json-mode", is_flag=True, help="Ask for an answer that is a JSON object."),
     click.option(

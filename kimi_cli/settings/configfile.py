@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_cli.errors import ConfigError
-from kimi_cli.settings.profiles import DEFAULT_PROFILE
+from kimi_cli.settings.profiles import DEFAULT_PROFILE, THINKING
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ PROFILE_KEYS: dict[str, Setting] = {
     "token_command": Setting(str, (list,), ()),
     "models": Setting(str, (str,), "live", choices=("live", "documented")),
     "ask_usage": Setting(str, (bool,), True),
+    "thinking": Setting(str, (str,), "thinking", choices=tuple(THINKING)),
 }
 
 

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 DEFAULT_PROFILE = "acedata"
 DEFAULT_MODEL = "kimi-k2.5"
+
+THINKING: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "thinking": {
+        "on": {"thinking": {"type": "enabled"}},
+        "off": {"thinking": {"type": "disabled"}},
+    },
+    # The one level above none that OpenAI's models, Kimi's and LiteLLM all know.
+    "reasoning_effort": {
+        "on": {"reasoning_effort": "high"},
+        "off": {"reasoning_effort": "none"},
+    },
+    "chat_template": {
+        "on": {"chat_template_kwargs": {"enable_thinking": True}},
+        "off": {"chat_template_kwargs": {"enable_thinking": False}},
+    },
+}
+"""The body fields by which hosts switch a model's thinking, by the spelling of a profile."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,8 @@ class Profile:
     """How many requests at once the host documents for one token."""
     rate: float | None = None
     """How many requests a second it documents."""
+    thinking: str = "thinking"
+    """How ``--thinking`` is spelled for the host, one of ``THINKING``."""
     engine: str | None = None
     """The engine that is started in process to answer at this profile's base URL."""
 
@@ -58,5 +79,7 @@ BUILT_IN = (
         "kimi-k2.6",
         vendor_variables=("MOONSHOT_API_KEY",),
     ),
-    Profile("local", model="smollm2-135m", auth="none", engine="llama.cpp"),
+    Profile(
+        "local", model="smollm2-135m", auth="none", thinking="chat_template", engine="llama.cpp"
+    ),
 )

@@ -123,7 +123,7 @@ def _list_parameters(
     options: TurnOptions, settings: Settings, manner: Manner | None
 ) -> dict[str, Any]:
     """Return the body fields that were given, now or earlier in the conversation."""
-    given = options.request.list_parameters()
+    given = options.request.list_parameters(settings.profile)
     if manner is None or not manner.is_of(settings.profile.name):
         return given
     named = {"model"} if options.request.model is not None else set()
