@@ -38,6 +38,9 @@ COMMANDS = {
 }
 """The name of each command and its line in ``kimi --help``, so that no command is loaded for it."""
 
+_NARROWEST, _WIDEST = 50, 100
+"""Columns that help may fill; click would load shutil to find out."""
+
 EPILOG = """\b
 Examples:
   kimi ask "What is a pipe?"
@@ -128,7 +131,7 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
             prog_name="kimi",
             standalone_mode=False,
             obj=terminal,
-            terminal_width=terminal.find_width(),
+            terminal_width=max(_NARROWEST, min(terminal.find_columns(), _WIDEST) - 2),
         )
         _close_stdout()
     except click.exceptions.NoArgsIsHelpError as error:

@@ -155,7 +155,7 @@ def find_token(terminal: Terminal, settings: Settings, token_file: str | None) -
 
     stores = open_stores(terminal, os.environ)
     token = find_bearer_token(settings, os.environ, stores, token_file=token_file)
-    terminal.hide(token.value)
+    terminal.secrets.hide(token.value)
     terminal.tell(f"bearer token from {token.source}")
     return token
 
@@ -167,7 +167,7 @@ def _start_engine(terminal: Terminal, settings: Settings) -> Iterator[tuple[str,
 
     model = engine.find_model(settings.local_model)
     with engine.serve(model, alias=settings.model) as endpoint:
-        terminal.hide(endpoint.bearer_token)
+        terminal.secrets.hide(endpoint.bearer_token)
         yield endpoint.base_url, endpoint.bearer_token
 
 

@@ -143,7 +143,6 @@ LARGE: dict[str, tuple[int, int, str]] = {
     "conversation.archive.ConversationFile": (19, 3, "to be split: files that must survive"),
     "settings.profiles.Profile": (0, 16, "a table: one field for each thing known of a host"),
     "settings.precedence.Settings": (10, 14, "a table: one field for each setting"),
-    "system.terminal.Terminal": (18, 10, "to be split: streams, and what is shown on them"),
 }
 """Larger classes: how many methods and attributes at most, and why. The numbers only shrink."""
 

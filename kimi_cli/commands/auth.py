@@ -83,7 +83,7 @@ def login(
 
     settings = _load_settings(terminal, host)
     token = check_token(_read_token(terminal, settings.origin), "the input")
-    terminal.hide(token.value)
+    terminal.secrets.hide(token.value)
     if not no_verify:
         verify_token(terminal, settings, token.value)
     stores = open_stores(terminal, os.environ)

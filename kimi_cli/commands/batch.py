@@ -299,7 +299,7 @@ def batch(
                 notify=terminal.warn,
                 started=watch.start,
                 tick=watch.tick,
-                redact=terminal.redact,
+                redact=terminal.secrets.redact,
             )
             watch.finish()
     terminal.warn(campaign.tally.compose())
@@ -485,9 +485,9 @@ def _summed_up(terminal: Terminal, campaign: Campaign) -> Iterator[None]:
     except BaseException:
         if tally.read:
             with contextlib.suppress(CannotCreate):
-                _write_summary(path, terminal.redact(tally.dump()))
+                _write_summary(path, terminal.secrets.redact(tally.dump()))
         raise
-    _write_summary(path, terminal.redact(tally.dump()))
+    _write_summary(path, terminal.secrets.redact(tally.dump()))
 
 
 def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import os
 import select
@@ -10,11 +9,9 @@ from collections.abc import Callable, Mapping
 
 from kimi_cli.api.text import mend_surrogates
 from kimi_cli.errors import OutputClosed, OutputFailed
+from kimi_cli.system.secrets import Secrets
 
 _OUT, _ERR = 1, 2
-_WIDEST = 100
-_SHORTEST_SECRET = 6
-_SHORTEST_PART = 8
 
 
 class Terminal:
@@ -37,11 +34,7 @@ class Terminal:
         self.verbose = False
         self.on_write: Callable[[], None] | None = None
         """Called before anything is written, so that a status line can make room."""
-        self._secrets: list[str] = []
-
-    def find_width(self) -> int:
-        """Return the columns that help may fill; click would load shutil to find out."""
-        return max(50, min(self.find_columns(), _WIDEST) - 2)
+        self.secrets = Secrets()
 
     def find_columns(self) -> int:
         """Return the columns of the screen behind stdout, or stderr."""
@@ -52,13 +45,6 @@ class Terminal:
             with contextlib.suppress(OSError):
                 return os.get_terminal_size(descriptor).columns or 80
         return 80
-
-    def hide(self, secret: str) -> None:
-        """Keep *secret*, plain or in base64, out of everything written to stderr from now on."""
-        if len(secret) < _SHORTEST_SECRET:
-            return  # it would be found in ordinary words
-        encoded = secret.encode()
-        self._secrets += [secret, binascii.b2a_base64(encoded, newline=False).decode().rstrip("=")]
 
     def write(self, text: str) -> None:
         """Write *text* to stdout as it is. Raises OutputClosed or OutputFailed."""
@@ -96,7 +82,7 @@ class Terminal:
 
     def _write_quietly(self, descriptor: int, text: str) -> None:
         with contextlib.suppress(OSError):
-            write_whole(descriptor, _encode(self.redact(text)))
+            write_whole(descriptor, _encode(self.secrets.redact(text)))
 
     def address_screen(self, text: str) -> None:
         """Write a control sequence to whichever of the two streams is a terminal."""
@@ -109,19 +95,11 @@ class Terminal:
         """Write the reply to a person's own command, line by line, to stderr."""
         self.write_err(_make_harmless(text) + "\n")
 
-    def redact(self, text: str) -> str:
-        """Return *text* without the secrets that were hidden, or a beginning that was cut off."""
-        for secret in self._secrets:
-            if secret[:_SHORTEST_PART] in text:
-                for length in range(len(secret), min(len(secret), _SHORTEST_PART) - 1, -1):
-                    text = text.replace(secret[:length], "[bearer token]")
-        return text
-
     def save_trace(self, path: str, error: Exception) -> None:
         """Write the trace of *error* to a file that only its owner can read."""
         import traceback  # noqa: PLC0415 - for bugs only
 
-        trace = self.redact("".join(traceback.format_exception(error)))
+        trace = self.secrets.redact("".join(traceback.format_exception(error)))
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:
