@@ -21,7 +21,7 @@ from kimi_cli.errors import (
     OutputFailed,
     Terminated,
 )
-from kimi_cli.system.signals import catch_signals, die_by
+from kimi_cli.system.signals import catch_signals, die_by, forbid_dumps
 from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and end the process with the right exit status or signal."""
     terminal = Terminal(os.environ)
     try:
+        forbid_dumps()
         catch_signals()
         status = _run(arguments, terminal)
     except Terminated as ending:

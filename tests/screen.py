@@ -81,19 +81,19 @@ class Screen:
 
     def see(self, text: str, seconds: float = 20) -> None:
         """Wait until *text* is on the screen, be it folded at its edge."""
-        self._wait(lambda: text in self._folded, f"{text!r} is not to be seen", seconds)
+        self.wait(lambda: text in self._folded, f"{text!r} is not to be seen", seconds)
 
     def see_line(self, text: str, seconds: float = 20) -> None:
         """Wait until the cursor's line ends with *text*."""
-        self._wait(lambda: self.line.endswith(text), f"no line ends with {text!r}", seconds)
+        self.wait(lambda: self.line.endswith(text), f"no line ends with {text!r}", seconds)
 
     def see_prompt(self, seconds: float = 20) -> None:
         """Wait for an empty prompt."""
-        self._wait(lambda: self.line == ">", "there is no empty prompt", seconds)
+        self.wait(lambda: self.line == ">", "there is no empty prompt", seconds)
 
     def see_no(self, text: str, seconds: float = 20) -> None:
         """Wait until *text* has gone from the screen."""
-        self._wait(lambda: text not in self.text, f"{text!r} is still to be seen", seconds)
+        self.wait(lambda: text not in self.text, f"{text!r} is still to be seen", seconds)
 
     def end(self) -> int:
         """Wait for the program's end; return its exit status, or the signal's negative number."""
@@ -106,7 +106,8 @@ class Screen:
             return -int(self.child.signalstatus)
         return int(self.child.exitstatus)
 
-    def _wait(self, is_there: Callable[[], bool], complaint: str, seconds: float) -> None:
+    def wait(self, is_there: Callable[[], bool], complaint: str, seconds: float = 20) -> None:
+        """Wait until *is_there* holds, and take what comes meanwhile."""
         ends = time.monotonic() + seconds
         while not is_there():
             assert time.monotonic() < ends, f"{complaint}\n{self.text}"

@@ -22,7 +22,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from kimi_cli.errors import Terminated
-from kimi_cli.system.signals import handle_signals
+from kimi_cli.system.signals import ENDING, handle_signals
 from kimi_cli.system.terminal import Terminal
 
 _PROMPT, _CONTINUED = "> ", ". "
@@ -97,11 +97,8 @@ class Editor:
         event loop it would be lost there.
         """
         self._armed = False
-        handlers: dict[int, Callable[[int], None]] = {
-            signal.SIGTERM: self._leave,
-            signal.SIGHUP: self._leave,
-            signal.SIGINT: lambda signum: None,  # the editor has its own
-        }
+        handlers: dict[int, Callable[[int], None]] = dict.fromkeys(ENDING, self._leave)
+        handlers[signal.SIGINT] = lambda signum: None  # the editor has its own
         line: str | None = None
         with handle_signals(handlers):
             try:

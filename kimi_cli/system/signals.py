@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 from kimi_cli.errors import Terminated
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGALRM,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
+"""The signals that end a process which does nothing about them, as far as they can be caught."""
 
 
 def catch_signals() -> None:
@@ -19,11 +28,28 @@ def catch_signals() -> None:
 
     A signal that is ignored (``nohup``, a background job) stays so.
     """
-    for signum in _ENDING:
+    for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _terminate)
     # Who asks a batch how it stands must not kill it because it has only just begun.
     signal.signal(signal.SIGUSR1, lambda signum, frame: None)
+
+
+def forbid_dumps() -> None:
+    """Leave no image of this process behind: the environment alone may hold a token.
+
+    A limit of 0 does not hold for a system that pipes its dumps to a program, so none of the
+    memory goes into them either (Linux: core(5)). Children inherit both.
+    """
+    import resource  # noqa: PLC0415 - not on every system
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with suppress(OSError):
+        descriptor = os.open("/proc/self/coredump_filter", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"0")
+        finally:
+            os.close(descriptor)
 
 
 def die_by(signum: int) -> NoReturn:
