@@ -100,6 +100,10 @@ class OutputFailed(KimiError):
     status = ExitStatus.IO
 
 
+class NotKept(OutputFailed):
+    """An answer came and was shown, but is not in the conversation that was named for it."""
+
+
 class TemporaryFailure(KimiError):
     """A failure that may pass: run the same call again later."""
 
@@ -149,7 +153,7 @@ class BatchEnded(KimiError):
 
 
 class Terminated(BaseException):
-    """SIGINT, SIGTERM or SIGHUP arrived: clean up, then die by that signal."""
+    """A signal that ends a process arrived: clean up, then die by that signal."""
 
     def __init__(self, signum: int) -> None:
         """Remember which signal it was."""

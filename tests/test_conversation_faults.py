@@ -103,7 +103,7 @@ def test_a_conversation_that_is_removed_meanwhile(
     assert kimi("log", "rm", "mine").status == 0
     gate.set()
     result = run.wait()
-    assert (result.stdout, result.status) == (b"half more\n", 0)
+    assert (result.stdout, result.status) == (b"half more\n", 74)
     assert "the answer is not saved" in result.error
     assert not find_record(home, "mine").exists()
 
@@ -235,7 +235,7 @@ def test_a_full_disk(ask: Kimi, server: ReplayServer, home: Path) -> None:
     assert (refused.status, refused.stdout) == (74, b"")
     assert not server.requests
     run = ask.shell(f"ulimit -f 2; {command} one").wait()
-    assert (run.stdout, run.status) == (b"x" * 4000 + b"\n", 0)
+    assert (run.stdout, run.status) == (b"x" * 4000 + b"\n", 74)
     assert "the answer is not saved: cannot write" in run.error
     assert list_record(home) == ["one"]
     assert ask.shell(f"ulimit -f 2; {command} two").wait().error == ""

@@ -11,7 +11,7 @@ import click
 
 from kimi_cli.answer.judgement import judge
 from kimi_cli.chat.talk import Talk
-from kimi_cli.errors import BadInput, KimiError, Terminated
+from kimi_cli.errors import BadInput, KimiError, NotKept, Terminated
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.system.signals import handle_signals
 
@@ -32,6 +32,7 @@ def converse(talk: Talk, first: str) -> None:
         talk.coming.draft = ""
         with handle_signals({signal.SIGINT: talk.stopper.stop}):
             _take_line(talk, line)
+    talk.dialogue.check_kept()
 
 
 def _take_line(talk: Talk, line: str) -> None:
@@ -85,6 +86,8 @@ def _ask(talk: Talk, question: Prompt) -> None:
         if ending.signum != signal.SIGINT:
             raise
         talk.terminal.warn("stopped; /retry asks again")
+    except NotKept as error:
+        talk.terminal.complain(str(error))
     except KimiError as error:
         talk.terminal.complain(f"{error}; /retry asks again")
     talk.terminal.write_err("\n")

@@ -16,16 +16,22 @@ from kimi_cli.conversation.record import (
     make_question,
     make_turn_id,
 )
-from kimi_cli.errors import KimiError, TemporaryFailure, Terminated
+from kimi_cli.errors import KimiError, NotKept, TemporaryFailure, Terminated
 from kimi_cli.prompt.content import Prompt
 
 
 class Recording:
-    """One turn while it lasts: ``with`` it, and what came of the answer is kept."""
+    """One turn while it lasts: ``with`` it, and what came of the answer is kept.
 
-    def __init__(self, keep: Callable[[Completion, str | None], None]) -> None:
-        """Hand the answer, and what it lacks, to *keep* in the end."""
+    Raises NotKept at its end where that cannot be; another failure says so besides.
+    """
+
+    def __init__(
+        self, keep: Callable[[Completion, str | None], str | None], warn: Callable[[str], None]
+    ) -> None:
+        """Hand the answer, and what it lacks, to *keep*, which returns why it is not kept."""
         self._keep = keep
+        self._warn = warn
         self._answer = Collector()
 
     def __enter__(self) -> Recording:
@@ -45,7 +51,14 @@ class Recording:
             flaw = "interrupted" if isinstance(error, Terminated) else "failed"
         elif ending.find_flaw(has_text=bool(completion.content.strip())) is not None:
             flaw = ending.finish_reason
-        self._keep(completion, flaw)
+        if (problem := self._keep(completion, flaw)) is None:
+            return
+        if error is None:
+            raise NotKept(f"{problem}; it is incomplete: {flaw}" if flaw else problem)
+        if isinstance(error, KimiError):
+            error.args = (f"{error}; {problem}",)
+        else:
+            self._warn(problem)
 
     def note(self, delta: Delta) -> None:
         """Take what came of the answer."""
@@ -82,6 +95,8 @@ class Dialogue:
         """Whether the loser of this turn was told."""
         self._unsaved: list[Entry] = []
         """Answers that found no place in the file yet; they go there with what is said next."""
+        self._problem = ""
+        """Why the last of them found none."""
 
     def compose(
         self,
@@ -115,7 +130,14 @@ class Dialogue:
             self._warn(f"the conversation is not saved: {error}")
             self.file = None
             self._add(entries)
-        return Recording(lambda completion, flaw: self._keep(turn, completion, flaw))
+        return Recording(
+            lambda completion, flaw: self._keep(turn, completion, flaw), warn=self._warn
+        )
+
+    def check_kept(self) -> None:
+        """Raise NotKept where an answer is not in the file that the user named."""
+        if self._unsaved and self._must_save:
+            raise NotKept(self._problem)
 
     def take_back(self) -> str | None:
         """Remove the last turn and return its title; None when there is none.
@@ -173,19 +195,22 @@ class Dialogue:
                 "did not know of what was said there"
             )
 
-    def _keep(self, turn: str, completion: Completion, flaw: str | None) -> None:
-        """Record an answer; a record that cannot be written must not hide how the turn ended."""
+    def _keep(self, turn: str, completion: Completion, flaw: str | None) -> str | None:
+        """Record an answer; return why that cannot be, where the user named the record."""
         entry = make_answer(turn, completion, incomplete=flaw)
         if entry is None:
-            return
+            return None
         try:
             self._add([entry])
         except KimiError as error:
-            self._warn(f"the answer is not saved: {error}")
+            self._problem = f"the answer is not saved: {error}"
             self.conversation.entries.append(entry)
             self._unsaved.append(entry)
-            if not self._must_save:
-                self.file = None
+            if self._must_save:
+                return self._problem
+            self.file = None
+            self._warn(self._problem)
+        return None
 
     def _read_anew(self, file: ConversationFile) -> None:
         conversation = file.read()
