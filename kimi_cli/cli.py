@@ -173,8 +173,12 @@ def _report_bug(error: Exception, terminal: Terminal) -> ExitStatus:
     """Say that it is our fault; the trace goes into a file, and only when one was asked for."""
     line = f"a bug in kimi: {type(error).__name__}: {error}"
     if path := os.environ.get("KIMI_DEBUG"):
-        terminal.save_trace(path, error)
-        terminal.complain(f"{line}; the trace is in {path}")
+        try:
+            terminal.save_trace(path, error)
+            where = f"the trace is in {path}"
+        except OSError as failure:
+            where = f"the trace cannot be written to {path}: {failure.strerror}"
+        terminal.complain(f"{line}; {where}")
     else:
         terminal.complain(f"{line}; set KIMI_DEBUG=FILE to keep a trace of it")
     return ExitStatus.SOFTWARE

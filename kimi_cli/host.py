@@ -72,7 +72,7 @@ def open_stores(terminal: Terminal, environment: Mapping[str, str]) -> Stores:
     folder = find_folder(environment, "XDG_CONFIG_HOME", ".config")
     return Stores(
         Keychain(environment, attended=terminal.err_is_terminal, notify=terminal.complain),
-        TokenFile(folder / "tokens.json"),
+        TokenFile(folder / "tokens.json", terminal.warn),
     )
 
 

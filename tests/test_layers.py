@@ -140,7 +140,6 @@ LARGE: dict[str, tuple[int, int, str]] = {
     "batch.runner.Runner": (31, 24, "to be split: the loop, what an outcome means, the budget"),
     "batch.tally.Tally": (12, 26, "a table of figures, one field for each that is told"),
     "commands.batch.BatchOptions": (0, 29, "a table: one field for each option of the command"),
-    "conversation.archive.ConversationFile": (19, 3, "to be split: files that must survive"),
     "settings.profiles.Profile": (0, 16, "a table: one field for each thing known of a host"),
     "settings.precedence.Settings": (10, 14, "a table: one field for each setting"),
 }

@@ -47,6 +47,7 @@ from kimi_cli.options.bundles import (
 from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
 from kimi_cli.settings.profiles import Profile
+from kimi_cli.system.files import check_place, replace_whole
 from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -479,7 +480,8 @@ def _summed_up(terminal: Terminal, campaign: Campaign) -> Iterator[None]:
     if path is None:
         yield
         return
-    _write_summary(path, "", mode="a")
+    with _creating(path):
+        check_place(path)
     try:
         yield
     except BaseException:
@@ -498,9 +500,14 @@ def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progres
     return KINDS[kind](terminal, campaign.source)
 
 
-def _write_summary(path: Path, text: str, mode: str = "w") -> None:
+def _write_summary(path: Path, text: str) -> None:
+    with _creating(path):
+        replace_whole(path, text.encode())
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[None]:
     try:
-        with open(path, mode) as file:
-            file.write(text)
+        yield
     except OSError as error:
         raise CannotCreate(f"cannot write {path}: {error.strerror}") from error

@@ -8,7 +8,6 @@ conversation is never written to.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from stat import S_ISFIFO, S_ISREG
 from kimi_cli.conversation.record import Conversation, Entry, read_entry
 from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, TemporaryFailure
 from kimi_cli.settings.configfile import find_folder
+from kimi_cli.system.files import append, locked, make_private_folder, mend_tail, replacing
 
 LATEST = "latest"
 """The name of the conversation that was not given one."""
@@ -67,7 +67,7 @@ class ConversationFile:
         data = self._load()
         if data is None:
             return None
-        self._seen = _Sight(len(data), data.partition(b"\n"))
+        self._seen = _Sight(len(data), _find_line(data))
         return Conversation(entry for _, entry in self._parse(data))
 
     def dump(self) -> str | None:
@@ -122,11 +122,19 @@ class ConversationFile:
         with self._open() as descriptor:
             now = _look_at(descriptor)
             if self._seen is not None and not self._seen.is_same(now):
-                raise self._tell_gone()
+                raise _tell_gone(self.name)
             alone = now.size == (self._seen.size if self._seen is not None else 0)
-            size = self._mend_tail(descriptor, now.size)
-            self._write(descriptor, data, size)
-            self._note(descriptor)
+            if mend_tail(descriptor, lambda tail: self._judge_tail(descriptor, tail)):
+                now = _look_at(descriptor)
+            try:
+                append(descriptor, data)
+            except OSError:
+                if now.size == 0:
+                    with contextlib.suppress(OSError):
+                        os.unlink(self.path)
+                raise
+            # Not looked at again: what is written must not seem lost because a look fails.
+            self._seen = now.grow(data)
         return alone
 
     def replace(self, entries: Sequence[Entry]) -> None:
@@ -170,42 +178,28 @@ class ConversationFile:
             left = [line for place, line in enumerate(lines) if place not in gone]
             if len(left) == first:
                 os.ftruncate(descriptor, sum(map(len, left)))
-                self._note(descriptor)
+                self._seen = _Sight().grow(b"".join(left))
             else:
                 self._put(b"".join(left), os.replace)
 
     def _put(self, data: bytes, give_name: Callable[[str, str], None]) -> None:
         """Give the name to a new file with *data*: all of it, or the old one stays.
 
-        A link stays a link. Raises OutputFailed, and FileExistsError where *give_name* does.
+        Raises OutputFailed, and FileExistsError where *give_name* does.
         """
-        import tempfile  # noqa: PLC0415 - takes long to load, and is needed rarely
-
-        real = os.path.realpath(self.path)
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(real), prefix=".")
-            with contextlib.closing(os.fdopen(descriptor, "wb")) as file:
-                try:
-                    os.fchmod(descriptor, 0o600)
-                    file.write(data)
-                    file.flush()
-                    give_name(temporary, real)
-                finally:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(temporary)
-                self._note(descriptor)
+            with replacing(self.path, mode=0o600, give_name=give_name) as file:
+                file.write(data)
         except FileExistsError:
             raise
         except OSError as error:
             raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
-
-    def _note(self, descriptor: int) -> None:
-        self._seen = _look_at(descriptor)
+        self._seen = _Sight().grow(data)
 
     @contextmanager
     def _open(self) -> Iterator[int]:
         """Yield a locked descriptor of the file that has the name now; a new one is made."""
-        flags = os.O_RDWR | os.O_APPEND
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
         if self._seen is None:
             self._make_folder()
             flags |= os.O_CREAT
@@ -213,92 +207,73 @@ class ConversationFile:
             try:
                 descriptor = os.open(self.path, flags, 0o600)
             except FileNotFoundError:
-                raise self._tell_gone() from None
+                raise _tell_gone(self.name) from None
             except OSError as error:
                 raise CannotCreate(f"cannot write {self.path}: {error.strerror}") from error
             try:
                 if not S_ISREG(os.fstat(descriptor).st_mode):
                     raise CannotCreate(f"cannot write {self.path}: it is no regular file")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                stat = os.fstat(descriptor)
-                if self._is_current(stat):
-                    if stat.st_mode & 0o777 != 0o600:
-                        os.fchmod(descriptor, 0o600)  # whatever the umask, or who made it
-                    yield descriptor
-                    return
+                with locked(descriptor, self.path, notify=self._notify):
+                    stat = os.fstat(descriptor)
+                    if _is_current(stat, self.path):
+                        if stat.st_mode & 0o777 != 0o600:
+                            os.fchmod(descriptor, 0o600)  # whatever the umask, or who made it
+                        yield descriptor
+                        return
             except OSError as error:
                 raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
             finally:
                 os.close(descriptor)
 
-    def _tell_gone(self) -> TemporaryFailure:
-        return TemporaryFailure(
-            f"conversation {self.name} was replaced or removed meanwhile; what was said since is "
-            "not kept"
-        )
-
-    def _is_current(self, stat: os.stat_result) -> bool:
-        try:
-            return os.path.samestat(stat, os.stat(self.path))
-        except FileNotFoundError:
-            return False
-
     def _make_folder(self) -> None:
         folder = self.path.parent
         try:
-            folder.parent.parent.mkdir(parents=True, exist_ok=True)
-            for made in (folder.parent, folder):
-                with contextlib.suppress(FileExistsError):
-                    made.mkdir()
-                    made.chmod(0o700)  # whatever the umask
+            make_private_folder(folder)
             if folder.stat().st_mode & 0o777 != 0o700:
                 folder.chmod(0o700)
         except OSError as error:
             raise CannotCreate(f"cannot use {folder}: {error.strerror}") from error
 
-    def _mend_tail(self, descriptor: int, size: int) -> int:
-        """Complete a last line that lacks its end, cut back one that was torn; return the size."""
-        start, tail = size, b""
-        while start and b"\n" not in tail:
-            step = min(_BLOCK, start)
-            start -= step
-            tail = os.pread(descriptor, step, start) + tail
-        end = tail.rfind(b"\n") + 1
-        if not (rest := tail[end:]):
-            return size
-        if _is_torn(rest):
-            os.ftruncate(descriptor, start + end)
-            return start + end
+    def _judge_tail(self, descriptor: int, tail: bytes) -> int:
+        """Return how much of a last line that lacks its end is a message; raises BadInput."""
+        if _is_torn(tail):
+            return 0
         try:
-            read_entry(rest)
+            read_entry(tail)
         except ValueError:
+            size = os.fstat(descriptor).st_size
             raise self._tell_damage(os.pread(descriptor, size, 0).count(b"\n") + 1) from None
-        return size + os.write(descriptor, b"\n")
-
-    def _write(self, descriptor: int, data: bytes, size: int) -> None:
-        """Write all of *data* or none of it."""
-        try:
-            written = os.write(descriptor, data)
-            while written < len(data):
-                written += os.write(descriptor, data[written:])
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, size)
-                if size == 0:
-                    os.unlink(self.path)
-            raise
+        return len(tail)
 
 
+def _tell_gone(name: str) -> TemporaryFailure:
+    return TemporaryFailure(
+        f"conversation {name} was replaced or removed meanwhile; what was said since is not kept"
+    )
+
+
+def _is_current(stat: os.stat_result, path: Path) -> bool:
+    try:
+        return os.path.samestat(stat, os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@dataclass(frozen=True)
 class _Sight:
     """A file as it was seen: its size, and its first line, which has the id of a turn.
 
     An inode would not tell it from another file of that name: it is given again at once.
     """
 
-    def __init__(self, size: int, first: tuple[bytes, bytes, bytes]) -> None:
-        """Take the file's beginning, parted at its first line feed."""
-        self.size = size
-        self._line = first[0] if first[1] else None
+    size: int = 0
+    line: bytes | None = None
+    """None while there is no whole line."""
+
+    def grow(self, data: bytes) -> _Sight:
+        """Return the file after *data* was appended to what is empty, or ends with a line."""
+        line = _find_line(data) if self.line is None else self.line
+        return _Sight(self.size + len(data), line)
 
     def is_unchanged(self, other: _Sight) -> bool:
         """Tell whether nothing was written in between."""
@@ -306,11 +281,16 @@ class _Sight:
 
     def is_same(self, other: _Sight) -> bool:
         """Tell whether *other* is this file, longer or shorter."""
-        return self._line is None or self._line == other._line
+        return self.line is None or self.line == other.line
 
 
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _find_line(beginning: bytes) -> bytes | None:
+    line, end, _ = beginning.partition(b"\n")
+    return line if end else None
 
 
 def _look_at(descriptor: int) -> _Sight:
@@ -318,7 +298,7 @@ def _look_at(descriptor: int) -> _Sight:
     while b"\n" not in beginning and (block := os.pread(descriptor, _BLOCK, start)):
         beginning += block
         start += len(block)
-    return _Sight(os.fstat(descriptor).st_size, beginning.partition(b"\n"))
+    return _Sight(os.fstat(descriptor).st_size, _find_line(beginning))
 
 
 def _is_torn(tail: bytes) -> bool:

@@ -132,6 +132,9 @@ def read_config(path: Path) -> ConfigFile:
         text = path.read_text(encoding="utf-8")
         if path.stat().st_mode & stat.S_IWOTH:
             raise ConfigError(f"{path} is writable by everybody; run 'chmod 600 {path}'")
+        folder = path.parent.stat().st_mode
+        if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
+            raise ConfigError(f"all may write to {path.parent}; run 'chmod o-w {path.parent}'")
     except FileNotFoundError:
         return ConfigFile(path)
     except (OSError, UnicodeDecodeError) as error:

@@ -96,14 +96,16 @@ class Terminal:
         self.write_err(_make_harmless(text) + "\n")
 
     def save_trace(self, path: str, error: Exception) -> None:
-        """Write the trace of *error* to a file that only its owner can read."""
+        """Write the trace of *error* to a file that only its owner can read, or to a stream.
+
+        Raises OSError.
+        """
         import traceback  # noqa: PLC0415 - for bugs only
 
+        from kimi_cli.system.files import replace_whole  # noqa: PLC0415 - for bugs only
+
         trace = self.secrets.redact("".join(traceback.format_exception(error)))
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(_encode(trace))
+        replace_whole(path, _encode(trace), mode=0o600)
 
     def complain(self, message: str) -> None:
         """Write one line about a failure, whatever ``--quiet`` says."""
