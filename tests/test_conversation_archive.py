@@ -44,6 +44,7 @@ from kimi_cli.conversation.archive import Archive, ConversationFile
 from kimi_cli.conversation.dialogue import Dialogue
 from kimi_cli.conversation.record import Entry, Manner
 from kimi_cli.errors import BadInput, MissingInput, TemporaryFailure
+from kimi_cli.prompt.content import Prompt
 
 
 def open_file(path: Path, *lines: Line) -> tuple[ConversationFile, list[str]]:
@@ -312,6 +313,7 @@ from pathlib import Path
 from kimi_cli.api.messages import Message
 from kimi_cli.conversation.archive import ConversationFile
 from kimi_cli.conversation.record import Entry
+from kimi_cli.prompt.content import Prompt
 from kimi_cli.errors import OutputFailed
 
 path, limit, way = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -535,7 +537,7 @@ def test_a_question_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return written
 
     monkeypatch.setattr(os, "write", spy)
-    with dialogue.record("q", Manner(model="m", profile="p"), system="s") as exchange:
+    with dialogue.record(Prompt("q"), Manner(model="m", profile="p"), system="s") as exchange:
         assert lines == [3]
         exchange.note(Delta("a", ""))
     monkeypatch.undo()
