@@ -70,6 +70,9 @@ def test_a_session_is_made_and_goes_on(mine: Kimi, server: ReplayServer, home: P
     assert find_mode(find_record(home, "mine")) == 0o600
 
 
+USAGE = {"stream_options": {"include_usage": True}}
+"""What a stream is asked for besides, at any host but the gateway."""
+
 OPTIONS = (
     *("--temperature", "0.3", "--top-p", "0.9", "--max-tokens", "77", "--stop", "END", "--seed"),
     *("7", "--reasoning-effort", "low", "--json-mode", "-O", "user=ann", "-O", "logprobs=true"),
@@ -93,11 +96,12 @@ def test_the_manner_of_a_conversation_is_in_force_again(
     assert one == two == {
         "model": "kimi-k3", "stream": True, "temperature": 0.3, "top_p": 0.9, "max_tokens": 77,
         "stop": ["END"], "seed": 7, "reasoning_effort": "low",
-        "response_format": {"type": "json_object"}, "user": "ann", "logprobs": True,
+        "response_format": {"type": "json_object"}, "user": "ann", "logprobs": True, **USAGE,
     }  # fmt: skip
     changed = {"model": "kimi-k2", "temperature": 1, "stop": ["A", "B"], "user": "bob"}
-    assert three == one | changed | {"stream": False}
-    assert four == three | {"model": "m", "top_k": 5, "stream": True}
+    unstreamed = {key: value for key, value in one.items() if key not in USAGE}
+    assert three == unstreamed | changed | {"stream": False}
+    assert four == three | {"model": "m", "top_k": 5, "stream": True, **USAGE}
 
 
 def test_an_option_overrides_a_field_that_was_given_by_its_name(mine: Kimi, home: Path) -> None:

@@ -13,6 +13,7 @@ PLAIN_BODY = {
     "model": "kimi-k2.5",
     "messages": [{"role": "user", "content": "hi"}],
     "stream": True,
+    "stream_options": {"include_usage": True},
 }
 
 
@@ -66,7 +67,10 @@ def test_every_option_is_sent_and_nothing_else(
     """A body field is sent only when its option was given, with that value."""
     server.answer(lambda request: stream("x") if request.json["stream"] else completion("x"))
     assert ask(*options, "hi").status == 0
-    assert server.requests[0].json == {**PLAIN_BODY, **changes}
+    expected = {**PLAIN_BODY, **changes}
+    if not expected["stream"]:
+        del expected["stream_options"]
+    assert server.requests[0].json == expected
 
 
 def test_system_prompt_comes_first(ask: Kimi, server: ReplayServer) -> None:
@@ -148,14 +152,14 @@ def test_dry_run_prints_the_bytes_of_a_real_run(
 
 
 def test_a_stream_asks_moonshot_for_its_usage(ask: Kimi, server: ReplayServer) -> None:
-    """Usage is asked for where a host only then sends it, and not at the gateway."""
+    """Usage is asked for where a host only then sends it: everywhere but at the gateway."""
     server.script(stream("x"), stream("x"), completion("x"))
     moonshot = ask.but("--profile", "moonshot", "hi")
     moonshot()
     ask("hi")
     moonshot("--no-stream")
     asked = [request.json.get("stream_options") for request in server.requests]
-    assert asked == [{"include_usage": True}, None, None]
+    assert asked == [{"include_usage": True}, {"include_usage": True}, None]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def test_model_system_and_options_change_the_next_request(
             {"role": "user", "content": "one"},
         ],
         "stream": True,
+        "stream_options": {"include_usage": True},
         "seed": 7,
     }
     assert (second["model"], second["seed"], second["messages"][0]["content"]) == (
@@ -406,7 +407,12 @@ def test_a_loaded_conversation_brings_its_manner(
         say(screen, "/model", "model kimi-k3")
         say(screen, "one", "re: one")
     sent = {key: value for key, value in server.requests[0].json.items() if key != "messages"}
-    assert sent == {"model": "kimi-k3", "seed": 7, "stream": True}
+    assert sent == {
+        "model": "kimi-k3",
+        "seed": 7,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 @pytest.mark.parametrize("asked", [True, False])

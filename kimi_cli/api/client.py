@@ -64,6 +64,7 @@ class Stream:
         self._folder = ChunkFolder()
         self._deltas = self._read_json() if _is_json(reply) else self._read_events()
         self._received = 0
+        self._reasons = False
         # The first delta is read here: as long as it has not come, the call may be repeated.
         self._first = next(self._deltas, None)
 
@@ -92,14 +93,15 @@ class Stream:
         try:
             for done in self._fold_events():
                 if delta := self._folder.take():
-                    self._received += len(delta.content) + len(delta.reasoning)
+                    self._received += len(delta.content)
+                    self._reasons = True
                     yield delta
                 if done:
                     return
         except KimiError as error:
             if self._folder.finish_reason is not None and isinstance(error, TemporaryFailure):
                 return
-            if self._received or isinstance(error, TemporaryFailure):
+            if self._reasons or isinstance(error, TemporaryFailure):
                 error.args = (f"the answer was cut off {self._tell_progress()}: {error}",)
             raise
         if self._folder.finish_reason is None:
@@ -154,7 +156,9 @@ class Stream:
         self._folder.add(chunk)
 
     def _tell_progress(self) -> str:
-        return f"after {self._received} characters" if self._received else "before its first word"
+        if self._received:
+            return f"after {self._received} characters"
+        return "while the model reasoned" if self._reasons else "before its first word"
 
 
 class Client:

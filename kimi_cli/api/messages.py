@@ -1,7 +1,7 @@
 """Values of the chat-completion API: requests, deltas, completions; to and from JSON.
 
-Shapes are those of the guide's samples and of the OpenAI-compatible hosts (design note api.md,
-sections 1 and 3); unknown keys are tolerated everywhere.
+Shapes are those of the gateway's guide, of Moonshot's reference (platform.kimi.ai/docs/api/chat)
+and of OpenAI-compatible hosts; unknown keys are tolerated everywhere.
 """
 
 from __future__ import annotations
@@ -11,10 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kimi_cli.api import codec
+from kimi_cli.api.parts import gather_text, read_content, read_reasoning
 from kimi_cli.errors import BadInput, NotTheApi
 
 JSON = dict[str, Any]
 
+
+FULL_STOPS = frozenset(
+    (
+        *("stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "complete", "completed"),
+        *("tool_calls", "tool_call", "tool_use", "function_call"),
+    )
+)
+"""Every finish_reason, in lower case, that says: the model came to its own full stop."""
+_CUT_SHORT = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens")
 
 ROLES = ("system", "user", "assistant", "tool")
 _RARE = {"reasoning_content", "tool_calls", "tool_call_id", "name"}
@@ -136,14 +146,17 @@ class Ending:
     finish_reason: str | None = None
     usage: JSON | None = None
     tool_calls: tuple[JSON, ...] = ()
+    refusal: str | None = None
+    """The text in which the model said no; it is the answer's text as well."""
+    logprobs: JSON | None = None
 
     def find_lack(self, *, has_text: bool) -> str | None:
         """Name what keeps the answer from being whole: a finish_reason, or ``empty``.
 
         None when the model came to its own full stop.
         """
-        if self.finish_reason not in (None, "stop", "tool_calls"):
-            return str(self.finish_reason)
+        if self.finish_reason is not None and self.finish_reason.lower() not in FULL_STOPS:
+            return self.finish_reason
         return None if has_text or self.tool_calls else "empty"
 
     def find_flaw(self, *, has_text: bool) -> str | None:
@@ -153,8 +166,10 @@ class Ending:
             return None
         if lack == "empty":
             return "the answer is empty; ask again, or in other words"
-        advice = "; raise --max-tokens" if lack == "length" else ""
-        return f"the answer is incomplete: finish_reason {lack}{advice}"
+        advice = "; raise --max-tokens" if lack.lower() in _CUT_SHORT else ""
+        if lack == "content_filter":
+            advice = "; ask in other words"
+        return f"the answer is incomplete: finish_reason {lack[:80]}{advice}"
 
     def dump_tool_calls(self) -> str:
         """Return the tool calls as one line of JSON, an array."""
@@ -186,6 +201,10 @@ class Completion:
         }
         if self.ending.tool_calls:
             shown["tool_calls"] = list(self.ending.tool_calls)
+        if self.ending.refusal is not None:
+            shown["refusal"] = self.ending.refusal
+        if self.ending.logprobs is not None:
+            shown["logprobs"] = self.ending.logprobs
         return codec.dumps(shown)
 
 
@@ -195,17 +214,49 @@ def join_deltas(deltas: Sequence[Delta], ending: Ending) -> Completion:
     return Completion(content, "".join(delta.reasoning for delta in deltas), ending)
 
 
+class _Call:
+    """A tool call whose fragments are still coming."""
+
+    def __init__(self) -> None:
+        self.id: Any = None
+        self.type = "function"
+        self._name: list[str] = []
+        self._arguments: list[str] = []
+
+    def add(self, fragment: JSON, function: JSON) -> None:
+        """Take one fragment: only the first has a name, all have arguments.
+
+        llama.cpp has sent arguments as an object, whole (ggml-org/llama.cpp#20198).
+        """
+        self.id = fragment.get("id") or self.id
+        self.type = fragment.get("type") or self.type
+        self._name.append(_expect_text(function.get("name") or ""))
+        arguments = function.get("arguments") or ""
+        self._arguments.append(arguments if isinstance(arguments, str) else codec.dumps(arguments))
+
+    def join(self) -> JSON:
+        """Return the call in the API's shape."""
+        function = {"name": "".join(self._name), "arguments": "".join(self._arguments)}
+        return {"id": self.id, "type": self.type, "function": function}
+
+
 class ChunkFolder:
-    """Folds the chunks of a stream: text is handed on in deltas, all else ends in an Ending."""
+    """Folds the chunks of a stream: text is handed on in deltas, all else ends in an Ending.
+
+    Of several choices the one that comes first counts, whatever its index.
+    """
 
     def __init__(self) -> None:
         """Start before the first chunk."""
         self._content: list[str] = []
         self._reasoning: list[str] = []
-        self._tool_calls: dict[int, JSON] = {}
+        self._refusal: list[str] = []
+        self._tool_calls: dict[int, _Call] = {}
+        self._index: int | None = None
         self._id: str | None = None
         self._model: str | None = None
         self._usage: JSON | None = None
+        self._logprobs: JSON | None = None
         self.finish_reason: str | None = None
 
     def add(self, chunk: JSON) -> None:
@@ -220,45 +271,55 @@ class ChunkFolder:
             raise NotTheApi(f"the host sent JSON of an unknown shape: {shown}") from error
 
     def _add(self, chunk: JSON) -> None:
-        if self._id is None:
-            self._id, self._model = chunk.get("id"), chunk.get("model")
+        self._id = self._id or _read_name(chunk.get("id"))
+        self._model = self._model or _read_name(chunk.get("model"))
         if isinstance(usage := chunk.get("usage"), dict):
             self._usage = usage
         for choice in chunk.get("choices") or ():
-            if choice.get("index"):
+            index = choice.get("index") or 0
+            self._index = index if self._index is None else self._index
+            if index != self._index:
                 continue
-            if delta := choice.get("delta") or choice.get("message"):
-                self._add_delta(delta)
-            if reason := choice.get("finish_reason"):
-                self.finish_reason = reason
-            # Moonshot puts the usage of a stream into the last choice.
-            if isinstance(usage := choice.get("usage"), dict):
-                self._usage = usage
+            self._add_choice(choice)
+
+    def _add_choice(self, choice: JSON) -> None:
+        self._add_delta(find_message(choice))
+        if reason := choice.get("finish_reason"):
+            self.finish_reason = _read_name(reason)
+        # Moonshot puts the usage of a stream into the last choice.
+        if isinstance(usage := choice.get("usage"), dict):
+            self._usage = usage
+        if isinstance(logprobs := choice.get("logprobs"), dict):
+            self._logprobs = self._logprobs or {}
+            for key, values in logprobs.items():
+                known = self._logprobs.setdefault(key, [] if isinstance(values, list) else values)
+                if isinstance(known, list) and isinstance(values, list):
+                    known += values
 
     def _add_delta(self, delta: JSON) -> None:
-        # `reasoning` is a copy of `reasoning_content` where both are sent: take one.
-        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
-            self._reasoning.append(_expect_text(reasoning))
+        if reasoning := read_reasoning(delta):
+            self._reasoning.append(reasoning)
         if content := delta.get("content"):
-            self._content.append(_expect_text(content))
+            text, thoughts = read_content(content)
+            self._reasoning += [thoughts] if thoughts else []
+            self._content += [text] if text else []
+        if refusal := gather_text(delta.get("refusal")):
+            self._content.append(refusal)
+            self._refusal.append(refusal)
         for fragment in delta.get("tool_calls") or ():
             self._add_tool_call(fragment)
+        if (call := delta.get("function_call")) and not delta.get("tool_calls"):
+            self._add_tool_call({"index": -1, "function": call})  # the name before tools had one
 
     def _add_tool_call(self, fragment: JSON) -> None:
-        """Join the fragments of a call: only its first has a name, all have arguments."""
+        """Join the fragments of a call: only its first has a name."""
         function = fragment.get("function") or {}
         index = fragment.get("index")
         if index is None:
             index = len(self._tool_calls) - (0 if function.get("name") else 1)
         elif not isinstance(index, int):
             raise TypeError("not an index")
-        call = self._tool_calls.setdefault(
-            index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
-        )
-        call["id"] = fragment.get("id") or call["id"]
-        call["type"] = fragment.get("type") or call["type"]
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        self._tool_calls.setdefault(index, _Call()).add(fragment, function)
 
     def take(self) -> Delta | None:
         """Return the text that came since the last call; None when there was none."""
@@ -271,8 +332,31 @@ class ChunkFolder:
 
     def end(self) -> Ending:
         """Return what is known once the stream is over."""
-        calls = tuple(self._tool_calls[index] for index in sorted(self._tool_calls))
-        return Ending(self._id, self._model, self.finish_reason, self._usage, calls)
+        return Ending(
+            self._id,
+            self._model,
+            self.finish_reason,
+            self._usage,
+            tuple(self._tool_calls[index].join() for index in sorted(self._tool_calls)),
+            "".join(self._refusal) or None,
+            self._logprobs,
+        )
+
+
+def find_message(choice: JSON) -> JSON:
+    """Return the message of a *choice*, or the piece of it that a stream's chunk brings.
+
+    Raises TypeError where either is no object.
+    """
+    for message in (choice.get("delta"), choice.get("message")):
+        if not isinstance(message, (dict, type(None))):
+            raise TypeError("not a message")
+    return choice.get("delta") or choice.get("message") or {}
+
+
+def _read_name(value: object) -> str | None:
+    """Return what should be a text, and is made one."""
+    return value if isinstance(value, (str, type(None))) else codec.dumps(value)[:80]
 
 
 def _expect_text(value: object) -> str:

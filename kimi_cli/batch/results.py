@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from kimi_cli.api import codec
+from kimi_cli.api.messages import find_message
+from kimi_cli.api.parts import gather_text, read_content, read_reasoning
 from kimi_cli.api.text import mend_surrogates
 from kimi_cli.batch.records import JSON, BadRecord, Record
 
@@ -32,13 +35,34 @@ class Result:
     @property
     def choice(self) -> JSON:
         """The first choice of the answer, empty where there is none."""
-        choices = (self.document or {}).get("choices") or [{}]
-        return choices[0] if isinstance(choices[0], dict) else {}
+        choices = (self.document or {}).get("choices")
+        first = choices[0] if isinstance(choices, list) and choices else None
+        return first if isinstance(first, dict) else {}
 
     @property
     def message(self) -> JSON:
         """The message of the first choice."""
-        return self.choice.get("message") or {}
+        try:
+            return find_message(self.choice)
+        except TypeError:
+            return {}
+
+    @property
+    def content(self) -> str | None:
+        """The text of that message, or of its refusal; None where it has none."""
+        content = self.message.get("content")
+        text = None
+        with contextlib.suppress(TypeError):
+            text = read_content(content)[0] or gather_text(self.message.get("refusal"))
+        return text or (content if isinstance(content, str) else None)
+
+    @property
+    def reasoning(self) -> str | None:
+        """What the model reasoned; None where it did not."""
+        with contextlib.suppress(TypeError):
+            thoughts = read_content(self.message.get("content"))[1]
+            return read_reasoning(self.message) + thoughts or None
+        return None
 
 
 def _head(result: Result) -> JSON:
@@ -87,10 +111,9 @@ def _find_hidden(name: str, carried: JSON) -> JSON:
 
 
 def _write_flat(result: Result) -> JSON:
-    message = result.message
     return _head(result) | {
-        "content": message.get("content"),
-        "reasoning": message.get("reasoning_content") or message.get("reasoning"),
+        "content": result.content,
+        "reasoning": result.reasoning,
         "finish_reason": result.choice.get("finish_reason"),
         "usage": (result.document or {}).get("usage"),
         "error": result.error,
@@ -107,7 +130,7 @@ def _write_merge(result: Result) -> JSON:
 
 
 def _write_text(result: Result) -> Any:
-    return result.message.get("content") if result.error is None else None
+    return result.content if result.error is None else None
 
 
 FORMATS: dict[str, Callable[[Result], Any]] = {

@@ -70,7 +70,7 @@ def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) ->
         model=terms.settings.model,
         messages=tuple(_compose_messages(prompt, terms, dialogue)),
         stream=terms.stream,
-        ask_usage=terms.settings.profile.ask_usage,
+        ask_usage=terms.settings.profile.ask_usage or not terms.settings.at_home,
         parameters=terms.parameters,
     )
     return Turn(prompt=prompt, terms=terms, request=request, dialogue=dialogue)
