@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +229,34 @@ def test_a_hidden_import_says_why() -> None:
                 if not re.search(r"# noqa: PLC0415 - \w", line):
                     silent.append(f"{name}:{node.lineno}: {line.strip()}")
     assert sorted(set(silent)) == []
+
+
+# Documents
+
+
+def read_prose(path: Path) -> Iterator[str]:
+    """Yield the comments and the docstrings of a source, those of constants too."""
+    text = path.read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            yield str(node.value.value)
+
+
+def test_only_documents_that_ship_are_cited() -> None:
+    """Who reads a source has every document that it speaks of."""
+    root = PACKAGE.parent
+    cited = {
+        f"{source.relative_to(root)}: {name}"
+        for folder in ("kimi_cli", "tests", "examples", "benchmarks")
+        for source in (root / folder).rglob("*.py")
+        for text in read_prose(source)
+        for name in re.findall(r"design\s+notes?|[\w-]+\.md\b", text)
+        if not (root / name).is_file()
+    }
+    assert cited == set()
 
 
 # What is loaded

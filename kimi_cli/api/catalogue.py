@@ -1,7 +1,8 @@
 """The documented models of the gateway, which has no models endpoint.
 
-Facts from the gateway's guide and documents and from Moonshot's model pages, as of the date
-below (design note api.md, section 2). The list is shown, never enforced: any name passes.
+Facts from the gateway's guide and documents (docs.acedata.cloud) and from Moonshot's page on its
+models (platform.kimi.ai/docs/api/models-overview), as of the date below. The list is shown, never
+enforced: any name passes.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def find_model(name: str) -> Model | None:
 def wants_reasoning(name: str) -> bool:
     """Tell whether the model must be sent its earlier reasoning back.
 
-    Those that keep it from turn to turn ask for the complete assistant message; all others
-    ignore it, and its bytes are uploaded for nothing (design note api.md, section 5).
+    Those that keep it from turn to turn ask for the complete assistant message
+    (platform.kimi.ai/docs/guide/use-thinking-models); all others ignore it, and its bytes are
+    uploaded for nothing.
     """
     return name.rpartition("/")[2].startswith(_WANT_REASONING)
 
