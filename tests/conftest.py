@@ -22,12 +22,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from conversations import CONVERSATIONS, echo
-from program import Environment as Environment
 from program import Kimi
-from program import Result as Result
-from program import Running as Running
-from program import Source as Source
-from program import Streams as Streams
 from screen import Screen, Start
 from secret_service import KEYRING_TOOLS, SecretService
 from server import ReplayServer
