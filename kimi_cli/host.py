@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import click
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from kimi_cli.api.client import Client, Retry
     from kimi_cli.conversation.record import Manner
     from kimi_cli.credentials.bearer import BearerToken, Stores
+
+_NAMED = 6
+"""How many models of a host an error names."""
 
 
 def load_settings(
@@ -119,7 +124,29 @@ def _make_client(
         limits=limits,
         policy=RetryPolicy(retries=settings.retries),
         notify=lambda retry: terminal.warn(_describe_retry(retry)),
+        advise=cache(lambda client, model: _advise_on_default(settings, client, model)),
     )
+
+
+def _advise_on_default(settings: Settings, client: Client, model: str) -> str | None:
+    """Say how another model is chosen where *model* is the built-in default, and which there are.
+
+    A profile's own host is asked for its list; of another only the command is named.
+    """
+    from kimi_cli.api.catalogue import DOCUMENTED  # noqa: PLC0415 - for this failure only
+
+    if model != settings.model or not settings.is_built_in("model"):
+        return None
+    advice = (
+        f"{model} is the built-in default: choose another with -m, KIMI_MODEL, or model in "
+        "config.toml"
+    )
+    models = list(DOCUMENTED) if settings.is_documented else []
+    if settings.at_home and not settings.is_documented:
+        with contextlib.suppress(KimiError):
+            models = client.list_models()
+    names = [known.id for known in models if known.id != model][:_NAMED]
+    return f"{advice}; there are {', '.join(names)}" if names else advice
 
 
 def wants_token(settings: Settings, token_file: str | None) -> bool:

@@ -16,6 +16,10 @@ PLAIN = {"Content-Type": "text/plain"}
 
 
 TOKEN = "; check it with 'kimi auth status', replace it with 'kimi auth login'"
+BUILT_IN = (
+    "; kimi-k2.5 is the built-in default: choose another with -m, KIMI_MODEL, or model in "
+    "config.toml"
+)
 SERVED = "; check --model and --base-url; 'kimi models' lists what there is"
 MONEY = "; recharge the account"
 REFUSALS: list[tuple[Reply, int, str]] = [
@@ -65,7 +69,7 @@ REFUSALS: list[tuple[Reply, int, str]] = [
     (
         refusal(404, "resource_not_found_error", "Not found the model x", dialect="moonshot"),
         69,
-        f"HTTP 404 resource_not_found_error: Not found the model x{SERVED}",
+        f"HTTP 404 resource_not_found_error: Not found the model x{SERVED}{BUILT_IN}",
     ),
     (
         recording("moonshot-quota"),

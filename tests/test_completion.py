@@ -95,7 +95,7 @@ def test_options(complete: Complete, shell: str) -> None:
 @pytest.mark.parametrize("option", ["-m", "--model"])
 def test_models(complete: Complete, shell: str, option: str) -> None:
     assert complete("ask", option, "", shell=shell) == [model.id for model in DOCUMENTED]
-    assert complete("ask", option, "kimi-k3", shell=shell) == ["kimi-k3"]
+    assert complete("ask", option, "kimi-k2.5", shell=shell) == ["kimi-k2.5"]
 
 
 @shell

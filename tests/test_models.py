@@ -22,14 +22,14 @@ THE_GUIDES_SEVEN = {
 def test_the_gateways_models_are_documented(kimi: Kimi) -> None:
     """The guide's seven and the later ones, without token or network; stdin is left alone."""
     names = kimi("models", "-q", stdin="pipe").stdout.decode().split()
-    assert set(names) > THE_GUIDES_SEVEN | {"kimi-k2.6", "kimi-k3"}
+    assert set(names) > THE_GUIDES_SEVEN | {"kimi-k2.6", "kimi-k3", "kimi-k3.1-pro"}
     table = kimi("models")
     marked = [line.split()[1] for line in table.stdout.splitlines() if line.startswith(b"*")]
     assert marked == [b"kimi-k2.5"]
-    assert "as of 2026-08-23" in table.error
+    assert "as of 2026-10-26" in table.error
     rows = [json.loads(line) for line in kimi("models", "--json").stdout.splitlines()]
     assert [row["id"] for row in rows] == names
-    assert {row["as_of"] for row in rows} == {"2026-08-23"}
+    assert {row["as_of"] for row in rows} == {"2026-10-26"}
     assert [row["id"] for row in rows if row["default"]] == ["kimi-k2.5"]
     chosen = kimi("models", env={"KIMI_MODEL": "kimi-k3"}).stdout
     assert chosen.splitlines()[1].startswith(b"*  kimi-k3 ")

@@ -1,15 +1,16 @@
 """The documented models of the gateway, which has no models endpoint.
 
 Facts from the gateway's guide and documents (docs.acedata.cloud) and from Moonshot's page on its
-models (platform.kimi.ai/docs/api/models-overview), as of the date below. The list is shown, never
-enforced: any name passes.
+models (platform.kimi.ai/docs/api/models-overview), as of the date below. Moonshot ends its K2
+series in December 2026, and accounts registered after 31 October 2026 cannot use it. The list is
+shown, never enforced: any name passes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-AS_OF = "2026-08-23"
+AS_OF = "2026-10-26"
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,21 @@ def wants_reasoning(name: str) -> bool:
     return name.rpartition("/")[2].startswith(_WANT_REASONING)
 
 
-_RETIRED = "one of the guide's first seven; not listed by the gateway any more"
+_FIRST = "of the guide's first seven; no longer listed"
+_CODE = "at Moonshot only, until 2026-12"
 
 DOCUMENTED = (
-    Model("kimi-k3", 1_048_576, "always", True, "newest; 131,072 tokens of output by default"),
-    Model("kimi-k2.6", 262_144, "can be disabled", True),
-    Model("kimi-k2.5", 262_144, "can be disabled", True, "the guide's example"),
-    Model("kimi-k2-thinking", 262_144, "always", False),
-    Model("kimi-k2-thinking-turbo", 262_144, "always", False),
-    Model("kimi-k2-instruct-0905", 262_144, "no", False, _RETIRED),
-    Model("kimi-k2-0905-preview", 262_144, "no", False, _RETIRED),
-    Model("kimi-k2-turbo-preview", 262_144, "no", False, _RETIRED),
-    Model("kimi-k2-0711-preview", 131_072, "no", False, _RETIRED),
-    Model("kimi-k2.7-code", 262_144, "always", True, "at Moonshot only"),
-    Model("kimi-k2.7-code-highspeed", 262_144, "always", True, "at Moonshot only"),
+    Model("kimi-k3", 1_048_576, "always", True, "131,072 tokens of output by default"),
+    Model("kimi-k3.1-pro", 1_048_576, "always", True, "newest, since 2026-10-24"),
+    Model("kimi-k3.1-pro-highspeed", 1_048_576, "always", True, "at Moonshot, since 2026-10-24"),
+    Model("kimi-k2.6", 262_144, "can be disabled", True, "at Moonshot until 2026-12"),
+    Model("kimi-k2.5", 262_144, "can be disabled", True, "the guide's; left Moonshot 2026-08-31"),
+    Model("kimi-k2-thinking", 262_144, "always", False, "left Moonshot 2026-05-25"),
+    Model("kimi-k2-thinking-turbo", 262_144, "always", False, "left Moonshot 2026-05-25"),
+    Model("kimi-k2-instruct-0905", 262_144, "no", False, _FIRST),
+    Model("kimi-k2-0905-preview", 262_144, "no", False, _FIRST),
+    Model("kimi-k2-turbo-preview", 262_144, "no", False, _FIRST),
+    Model("kimi-k2-0711-preview", 131_072, "no", False, _FIRST),
+    Model("kimi-k2.7-code", 262_144, "always", True, _CODE),
+    Model("kimi-k2.7-code-highspeed", 262_144, "always", True, _CODE),
 )

@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import Any
@@ -21,7 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from kimi_cli.api.replies import DOCUMENT_LIMIT, ERROR_LIMIT
 from kimi_cli.api.transport import Call, FinalResponse, Transport, explain_failure
-from kimi_cli.errors import NotTheApi, TimedOut
+from kimi_cli.errors import KimiError, NotTheApi, TimedOut
 
 _PIECE = 2**20
 
@@ -55,9 +55,19 @@ class Channel:
     """Posts to one path, over one connection that is kept as long as the host keeps it."""
 
     def __init__(
-        self, transport: Transport, path: str, headers: Mapping[str, str], *, connect: float
+        self,
+        transport: Transport,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        connect: float,
+        explain: Callable[[KimiError, str], None] = lambda error, model: None,
     ) -> None:
-        """Prepare; the connection (within *connect* seconds) is made with the first post."""
+        """Prepare; the connection (within *connect* seconds) is made with the first post.
+
+        *explain* is the client's, for whoever reads the replies.
+        """
+        self.explain = explain
         self._transport = transport
         self._connect = connect
         self._lock = threading.Lock()

@@ -14,6 +14,7 @@ from kimi_cli.api import codec
 from kimi_cli.api.catalogue import Model
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.limits import Limits, sleep
+from kimi_cli.api.listings import read_models
 from kimi_cli.api.messages import (
     ChunkFolder,
     Completion,
@@ -22,14 +23,14 @@ from kimi_cli.api.messages import (
     Request,
     read_completion,
 )
-from kimi_cli.api.refusals import holds_error
+from kimi_cli.api.refusals import Refused, Verdict, holds_error
 from kimi_cli.api.replies import (
     DOCUMENT_LIMIT,
     check_status,
     explain_foreign,
     parse,
     read_answer,
-    read_document,
+    read_listing,
     refuse,
 )
 from kimi_cli.api.retry import RetryPolicy
@@ -172,12 +173,17 @@ class Client:
         limits: Limits,
         policy: RetryPolicy,
         notify: Callable[[Retry], None] = lambda retry: None,
+        advise: Callable[[Client, str], str | None] = lambda client, model: None,
     ) -> None:
-        """Use *transport*; *notify* is told of every further attempt before its wait."""
+        """Use *transport*; *notify* is told of every further attempt before its wait.
+
+        *advise* says what can be done where the host does not know a model.
+        """
         self._transport = transport
         self._limits = limits
         self._policy = policy
         self._notify = notify
+        self._advise = advise
         self._headers = {
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
@@ -191,7 +197,8 @@ class Client:
 
         Raises Refused, Unreachable, TimedOut, StreamTruncated or NotTheApi.
         """
-        return self._persist(lambda deadline: self._complete_once(request, deadline))
+        with self._explaining(request.model):
+            return self._persist(lambda deadline: self._complete_once(request, deadline))
 
     @contextmanager
     def stream(self, request: Request) -> Iterator[Stream]:
@@ -201,19 +208,40 @@ class Client:
         back, nor bought twice.
         """
         with ExitStack() as stack:
-            yield self._persist(lambda deadline: self._start_stream(stack, request, deadline))
+            with self._explaining(request.model):
+                stream = self._persist(
+                    lambda deadline: self._start_stream(stack, request, deadline)
+                )
+            yield stream
 
     def list_models(self) -> list[Model]:
         """Ask the host's models endpoint; raises as ``complete`` does."""
-        document = self._persist(self._fetch_models)
-        try:
-            return [_read_model(entry) for entry in document["data"]]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise NotTheApi("the host's list of models has an unknown shape") from error
+        return self._persist(self._fetch_models)
 
     def open_channel(self) -> Channel:
         """Return a kept connection for many requests, all from one thread."""
-        return Channel(self._transport, _ENDPOINT, self._headers, connect=self._limits.connect)
+        return Channel(
+            self._transport,
+            _ENDPOINT,
+            self._headers,
+            connect=self._limits.connect,
+            explain=self.explain,
+        )
+
+    def explain(self, error: KimiError, model: str) -> None:
+        """Add to *error* what can be done, where it says that there is no such *model*."""
+        if not isinstance(error, Refused) or error.refusal.verdict is not Verdict.NOT_SERVED:
+            return
+        if error.refusal.names_model and (advice := self._advise(self, model)):
+            error.args = (f"{error}; {advice}",)
+
+    @contextmanager
+    def _explaining(self, model: str) -> Iterator[None]:
+        try:
+            yield
+        except KimiError as error:
+            self.explain(error, model)
+            raise
 
     def probe(self, *, has_models: bool) -> None:
         """Find out, at no cost, whether the token is taken; raises as ``complete`` does.
@@ -255,9 +283,9 @@ class Client:
             stack.push(attempt.pop_all())
             return stream
 
-    def _fetch_models(self, deadline: float | None) -> Any:
+    def _fetch_models(self, deadline: float | None) -> list[Model]:
         with self._send("GET", "/models", None, deadline) as reply:
-            return read_document(reply)
+            return read_models(read_listing(reply))
 
     @contextmanager
     def _post(self, request: Request, deadline: float | None) -> Iterator[Reply]:
@@ -290,15 +318,3 @@ def _refuse_foreign(reply: Reply) -> Iterator[bytes]:
         raise explain_foreign(reply, first)
     yield first
     yield from pieces
-
-
-def _read_model(entry: dict[str, Any]) -> Model:
-    """Read one entry of a models endpoint; Moonshot says more than the others."""
-    thinks = entry.get("supports_reasoning")
-    context = entry.get("context_length") or (entry.get("meta") or {}).get("n_ctx")
-    return Model(
-        id=str(entry["id"]),
-        context=context,
-        thinks=None if thinks is None else ("yes" if thinks else "no"),
-        images=entry.get("supports_image_in"),
-    )

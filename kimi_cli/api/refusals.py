@@ -187,6 +187,7 @@ _ADVICE = {
     Verdict.NOT_SERVED: "check --model and --base-url; 'kimi models' lists what there is",
     Verdict.NOT_THE_API: "check --base-url",
 }
+_OF_MODEL = ("model_not_found", "model_not_exist", "model_not_supported", "invalid_model")
 _FILTERED = ("content_filter", "content_policy_violation", "forbidden")
 
 
@@ -228,7 +229,9 @@ class Refusal:
         """Whether it says in words that there is no such model."""
         if self.http_status in (401, 402, 403, 408, 429):
             return False
-        return self.param == "model" or _says(_UNKNOWN_MODEL, self.message)
+        if self.param == "model" or self.code in _OF_MODEL:
+            return True
+        return _says(_UNKNOWN_MODEL, self.message)
 
     @property
     def advice(self) -> str | None:

@@ -57,6 +57,24 @@ def read_document(reply: Readable) -> JSON:
     return document
 
 
+def read_listing(reply: Readable) -> list[Any]:
+    """Return the entries of a list: ``{"data": [...]}``, or the bare array (Together).
+
+    Raises NotTheApi for anything else, Refused for an error object.
+    """
+    body = reply.read(DOCUMENT_LIMIT)
+    try:
+        document = _load(body)
+    except NotTheApi as error:
+        raise explain_foreign(reply, body) from error
+    if holds_error(document):
+        raise refuse(reply, document)
+    entries = document.get("data") if isinstance(document, dict) else document
+    if not isinstance(entries, list):
+        raise NotTheApi(f"the host sent no list (HTTP {reply.status})")
+    return entries
+
+
 def read_answer(reply: Readable) -> JSON:
     """Return the completion object of *reply*; raises as ``read_document`` does."""
     document = read_document(reply)
@@ -67,16 +85,20 @@ def read_answer(reply: Readable) -> JSON:
 
 def parse(data: bytes) -> JSON:
     """Parse what should be a JSON object; raises NotTheApi with its first words when it is not."""
+    document = _load(data)
+    if not isinstance(document, dict):
+        raise NotTheApi(f"the host sent no JSON object: {read_words(data)}")
+    return document
+
+
+def _load(data: bytes) -> Any:
     try:
         document = codec.loads(data)
         codec.refuse_depth(document, data)
     except ValueError as error:
         raise NotTheApi(f"the host sent what is not JSON: {read_words(data)}") from error
-    if isinstance(document, list) and document and holds_error(document[0]):
-        document = document[0]  # Gemini sends its errors in an array
-    if not isinstance(document, dict):
-        raise NotTheApi(f"the host sent no JSON object: {read_words(data)}")
-    return document
+    is_error = isinstance(document, list) and len(document) == 1 and holds_error(document[0])
+    return document[0] if is_error else document  # Gemini sends its errors in an array
 
 
 def refuse(reply: Readable, document: Any) -> Refused:

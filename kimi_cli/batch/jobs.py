@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kimi_cli.api import codec
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused
@@ -56,6 +57,7 @@ def attempt(job: Job, channel: Channel) -> Outcome:
         document = read_answer(reply)
         lack = find_lack(document)
     except KimiError as error:
+        channel.explain(error, str(codec.loads(job.record.payload).get("model")))
         return Outcome(job, time.monotonic(), error=error)
     except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
         return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))

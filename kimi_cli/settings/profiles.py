@@ -8,6 +8,11 @@ from typing import Any
 
 DEFAULT_PROFILE = "acedata"
 DEFAULT_MODEL = "kimi-k2.5"
+MOONSHOT_MODEL = "kimi-k3.1-pro"
+"""One that every account may use: those registered since November 2026 have no K2 model any more.
+
+It costs a third less than kimi-k3, whose rules it shares.
+"""
 
 THINKING: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "thinking": {
@@ -70,13 +75,13 @@ BUILT_IN = (
     Profile(
         "moonshot",
         "https://api.moonshot.ai/v1",
-        "kimi-k2.6",
+        MOONSHOT_MODEL,
         vendor_variables=("MOONSHOT_API_KEY",),
     ),
     Profile(
         "moonshot-cn",
         "https://api.moonshot.cn/v1",
-        "kimi-k2.6",
+        MOONSHOT_MODEL,
         vendor_variables=("MOONSHOT_API_KEY",),
     ),
     Profile(
