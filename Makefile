@@ -131,7 +131,9 @@ $(VENV)/.made:
 	    echo 'make: kimi needs Python 3.11 or later; name one: make PYTHON=/path/to/python3' >&2; \
 	    exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) || { \
-	    echo 'make: cannot make $(VENV) (on Debian: apt-get install python3-venv)' >&2; exit 1; }
+	    python='$(PYTHON)'; \
+	    echo "make: cannot make $(VENV) (on Debian: apt-get install $${python##*/}-venv)" >&2; \
+	    exit 1; }
 	@touch $@
 
 $(VENV)/.program: $(VENV)/.made setup.cfg
