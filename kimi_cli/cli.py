@@ -34,6 +34,7 @@ COMMANDS = {
     "log": "List, show, search and remove conversations.",
     "models": "List the models of the host, the default marked with '*'.",
     "auth": "Keep, show and forget bearer tokens.",
+    "schema": "Print the JSON Schema that NOTATION stands for.",
     "help": "Explain a command or a topic.",
 }
 """The name of each command and its line in ``kimi --help``, so that no command is loaded for it."""
@@ -127,7 +128,7 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
         _plug_closed_descriptors()
         if stdout is None:
             raise OutputFailed("standard output is closed")
-        cli.main(
+        status = cli.main(
             arguments,
             prog_name="kimi",
             standalone_mode=False,
@@ -135,6 +136,7 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
             terminal_width=max(_NARROWEST, min(terminal.find_columns(), _WIDEST) - 2),
         )
         _close_stdout()
+        return status if isinstance(status, int) else ExitStatus.OK
     except click.exceptions.NoArgsIsHelpError as error:
         terminal.write_err(error.format_message() + "\n")
         return ExitStatus.USAGE
@@ -155,7 +157,6 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
         raise
     except Exception as error:  # noqa: BLE001 - the last border: a person sees no traceback
         return _report_bug(error, terminal)
-    return ExitStatus.OK
 
 
 def _explain_usage(error: click.ClickException) -> str:

@@ -2,6 +2,7 @@
 
 KimiError
 ├── IncompleteAnswer    3   the answer ended early, or is empty
+├── InvalidAnswer       5   the answer has not the form that was asked for
 ├── BadInput           65   what we were given cannot be sent
 ├── MissingInput       66   a file that we were to read is not there
 ├── Unreachable        69   the service cannot be reached or used
@@ -37,10 +38,11 @@ class ExitStatus(IntEnum):
         return member
 
     OK = 0, "a complete answer was written"
-    FAILURE = 1, "a failure of no known kind; please report it"
+    NO = 1, "the answer to 'ask --test' is no"
     USAGE = 2, "wrong option or missing argument"
     INCOMPLETE = 3, "the answer ended early (length, content filter) or is empty"
     PARTIAL = 4, "a batch ran to its end, but some rows failed for good; see its output"
+    INVALID = 5, "the answer has not the form that was asked for, so it was not written"
     DATA = 65, "the input is bad, or the API refused it (HTTP 400, 413, 422)"
     NO_INPUT = 66, "an input file is missing or unreadable"
     UNAVAILABLE = 69, "the service cannot be reached or used (DNS, TLS, proxy, unknown model)"
@@ -56,13 +58,19 @@ class ExitStatus(IntEnum):
 class KimiError(Exception):
     """A failure that a person can understand: its text is one line, without a full stop."""
 
-    status = ExitStatus.FAILURE
+    status = ExitStatus.SOFTWARE
 
 
 class IncompleteAnswer(KimiError):
     """The API ended the answer for another reason than its own full stop, or it is empty."""
 
     status = ExitStatus.INCOMPLETE
+
+
+class InvalidAnswer(KimiError):
+    """A whole answer that is not of the form that was asked for, however often it was asked."""
+
+    status = ExitStatus.INVALID
 
 
 class BadInput(KimiError, ValueError):

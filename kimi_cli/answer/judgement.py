@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kimi_cli.api.messages import Ending
-from kimi_cli.errors import IncompleteAnswer
+from kimi_cli.errors import IncompleteAnswer, InvalidAnswer
+
+if TYPE_CHECKING:
+    from kimi_cli.answer.forms import Fit
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,10 @@ class Answer:
 
     ending: Ending
     has_text: bool
+    fit: Fit | None = None
+    """What a whole answer is that has the form that was asked for."""
+    problem: str | None = None
+    """Why a whole answer has not that form."""
 
     @property
     def flaw(self) -> str | None:
@@ -22,11 +30,20 @@ class Answer:
         return self.ending.find_flaw(has_text=self.has_text)
 
 
-def judge(answer: Answer, *, allow_incomplete: bool, warn: Callable[[str], None]) -> None:
-    """Raise IncompleteAnswer unless the answer is whole, or only *warn* of what it lacks."""
-    flaw = answer.flaw
-    if flaw is None:
-        return
-    if not allow_incomplete:
-        raise IncompleteAnswer(flaw)
-    warn(flaw)
+def judge(
+    answer: Answer,
+    *,
+    allow_incomplete: bool,
+    allow_invalid: bool = False,
+    warn: Callable[[str], None],
+) -> None:
+    """Raise IncompleteAnswer or InvalidAnswer, or only *warn* of what is allowed to be wrong."""
+    if answer.flaw is not None:
+        if not allow_incomplete:
+            raise IncompleteAnswer(answer.flaw)
+        warn(answer.flaw)
+    if answer.problem is not None:
+        what = f"the answer does not fit: {answer.problem}"
+        if not allow_invalid:
+            raise InvalidAnswer(f"{what}; ask in other words, or see --reask and --allow-invalid")
+        warn(what)

@@ -189,8 +189,11 @@ class Completion:
         """The whole text, as one delta."""
         return Delta(self.content, self.reasoning)
 
-    def dump(self) -> str:
-        """Return the object of ``--json`` as one line; kimi-ask(1) documents it as stable."""
+    def dump(self, **more: Any) -> str:
+        """Return the object of ``--json``, and *more* of it, as one line.
+
+        kimi-ask(1) documents it as stable.
+        """
         shown: JSON = {
             "content": self.content,
             "reasoning": self.reasoning,
@@ -205,7 +208,7 @@ class Completion:
             shown["refusal"] = self.ending.refusal
         if self.ending.logprobs is not None:
             shown["logprobs"] = self.ending.logprobs
-        return codec.dumps(shown)
+        return codec.dumps(shown | more)
 
 
 def join_deltas(deltas: Sequence[Delta], ending: Ending) -> Completion:

@@ -78,8 +78,7 @@ def _ask(talk: Talk, question: Prompt) -> None:
     """Take one turn, whatever becomes of it; a blank line parts it from the next."""
     try:
         answer = talk.ask(question)
-        if answer.flaw is not None:
-            talk.terminal.warn(answer.flaw)
+        judge(answer, allow_incomplete=True, allow_invalid=True, warn=talk.terminal.warn)
     except click.UsageError as error:
         talk.terminal.complain(f"{_tell_usage(error)}; /retry asks again")
     except Terminated as ending:
@@ -123,6 +122,11 @@ def answer_lines(talk: Talk, first: str, lines: Iterable[str], *, allow_incomple
             continue
         asked += 1
         answer = talk.ask(Prompt(line), attended=False)
-        judge(answer, allow_incomplete=allow_incomplete, warn=talk.terminal.warn)
+        judge(
+            answer,
+            allow_incomplete=allow_incomplete,
+            allow_invalid=talk.look.allow_invalid,
+            warn=talk.terminal.warn,
+        )
     if not asked:
         raise BadInput("there is no question; give it as an argument, or one a line on stdin")

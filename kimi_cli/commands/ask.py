@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from kimi_cli.errors import ExitStatus
 from kimi_cli.host import open_client
 from kimi_cli.options.bundles import InputOptions, TurnOptions, turn_options, verbosity_options
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import Reading, compose_prompt
 from kimi_cli.settings.precedence import Settings
 from kimi_cli.system.terminal import Terminal
+from kimi_cli.turn.forms import NO
 from kimi_cli.turn.opening import open_turn
 from kimi_cli.turn.planning import plan_turn
 
@@ -29,9 +31,19 @@ Examples:
 @click.option(
     "--dry-run", is_flag=True, help="Print the request body that would be sent, and exit."
 )
+@click.option(
+    "--test", is_flag=True, help="Print nothing; exit 0 if the answer is yes, 1 if it is no."
+)
 @verbosity_options
+@click.pass_context
 def ask(
-    terminal: Terminal, *, prompt: tuple[str, ...], options: TurnOptions, dry_run: bool
+    context: click.Context,
+    terminal: Terminal,
+    *,
+    prompt: tuple[str, ...],
+    options: TurnOptions,
+    dry_run: bool,
+    test: bool,
 ) -> None:
     """Ask one question and print the answer.
 
@@ -39,7 +51,7 @@ def ask(
     pipe or a file; '-' names standard input explicitly. The answer goes to standard output as it
     comes, the model's reasoning to standard error.
     """
-    opening = open_turn(terminal, options)
+    opening = open_turn(terminal, options, test=test)
     terms = opening.terms
     token_on_stdin = options.connection.token_file == "-"
     question = _read_prompt(terminal, prompt, options.inputs, token_on_stdin=token_on_stdin)
@@ -55,13 +67,25 @@ def ask(
     from kimi_cli.answer.judgement import judge  # noqa: PLC0415 - not for --dry-run
     from kimi_cli.show.printing import Look  # noqa: PLC0415 - the same
 
-    look = Look.of(terms.settings, as_json=options.answer.as_json)
+    look = Look.of(
+        terms.settings,
+        as_json=options.answer.as_json,
+        allow_invalid=options.form.allow_invalid,
+        silent=test,
+    )
     with (
         open_client(terminal, terms.settings, options.connection, stream=terms.stream) as client,
         turn.record() as listeners,
     ):
         answer = turn.ask(client, terminal, look, *listeners)
-    judge(answer, allow_incomplete=options.answer.allow_incomplete, warn=terminal.warn)
+    judge(
+        answer,
+        allow_incomplete=options.answer.allow_incomplete and not test,
+        allow_invalid=options.form.allow_invalid and not test,
+        warn=terminal.warn,
+    )
+    if test and answer.fit is not None and answer.fit.value == NO:
+        context.exit(ExitStatus.NO)
 
 
 def _read_prompt(

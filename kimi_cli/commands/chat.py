@@ -53,7 +53,11 @@ def chat(terminal: Terminal, *, prompt: tuple[str, ...], options: TurnOptions) -
             terms=terms,
             shelf=shelf,
             dialogue=opening.open_dialogue(shelf),
-            look=Look.of(terms.settings, as_json=options.answer.as_json),
+            look=Look.of(
+                terms.settings,
+                as_json=options.answer.as_json,
+                allow_invalid=options.form.allow_invalid,
+            ),
             reading=reading,
             coming=Coming(attachments=attachments),
         )

@@ -102,6 +102,18 @@ class AnswerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FormOptions:
+    """What form the answer must have; None means not given."""
+
+    schema: str | None
+    choice: tuple[str, ...]
+    extract: bool
+    extract_last: bool
+    reask: int
+    allow_invalid: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversationOptions:
     """Which conversation goes on, and whether it is kept; None means not given."""
 
@@ -295,6 +307,39 @@ answer_options = bundle(
 )
 
 
+form_options = bundle(
+    FormOptions,
+    "form",
+    click.option(
+        "--schema",
+        type=Utf8(),
+        metavar="SCHEMA",
+        help="Take JSON that fits SCHEMA: a file, JSON, or 'name, age int, tags [str]'.",
+    ),
+    click.option(
+        "--choice",
+        type=Utf8(),
+        multiple=True,
+        metavar="LABELS",
+        help="Take one of these labels, parted by commas, as the answer; repeatable.",
+    ),
+    click.option(
+        "-x", "--extract", is_flag=True, help="Take the first fenced code block as the answer."
+    ),
+    click.option("--extract-last", is_flag=True, help="Take the last fenced code block."),
+    click.option(
+        "--reask",
+        type=click.IntRange(0),
+        default=1,
+        metavar="N",
+        help="Ask again up to N times for an answer that does not fit (1).",
+    ),
+    click.option(
+        "--allow-invalid", is_flag=True, help="Print an answer that does not fit, and exit 0."
+    ),
+)
+
+
 conversation_options = bundle(
     ConversationOptions,
     "conversation",
@@ -328,6 +373,7 @@ class TurnOptions:
     conversation: ConversationOptions
     request: RequestOptions
     answer: AnswerOptions
+    form: FormOptions
     host: HostOptions
     connection: ConnectionOptions
 
@@ -339,6 +385,7 @@ turn_options = bundle(
     conversation_options,
     request_options,
     answer_options,
+    form_options,
     host_options,
     connection_options,
 )

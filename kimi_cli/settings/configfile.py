@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_cli.errors import ConfigError
-from kimi_cli.settings.profiles import DEFAULT_PROFILE, THINKING
+from kimi_cli.settings.profiles import DEFAULT_PROFILE, STRUCTURED, THINKING
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ PROFILE_KEYS: dict[str, Setting] = {
     "models": Setting(str, (str,), "live", choices=("live", "documented")),
     "ask_usage": Setting(str, (bool,), True),
     "thinking": Setting(str, (str,), "thinking", choices=tuple(THINKING)),
+    "structured": Setting(str, (str,), "auto", choices=("auto", *STRUCTURED)),
 }
 
 

@@ -32,6 +32,10 @@ THINKING: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 """The body fields by which hosts switch a model's thinking, by the spelling of a profile."""
 
 
+STRUCTURED = ("json_schema", "json_object", "prompt")
+"""How hosts are asked for JSON of a schema: the strictest first, the last with every host."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """A base URL under a name, with what is known of its host."""
@@ -57,6 +61,8 @@ class Profile:
     """How many requests a second it documents."""
     thinking: str = "thinking"
     """How ``--thinking`` is spelled for the host, one of ``THINKING``."""
+    structured: str = "auto"
+    """How the host is asked for JSON, one of ``STRUCTURED``, or ``auto``, which learns it."""
     engine: str | None = None
     """The engine that is started in process to answer at this profile's base URL."""
 

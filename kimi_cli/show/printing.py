@@ -24,16 +24,29 @@ class Look:
     as_json: bool = False
     reasoning: bool = True
     markdown: bool = False
+    allow_invalid: bool = False
+    """An answer is shown even where it does not fit."""
+    silent: bool = False
+    """The answer itself is not shown at all."""
     gap: bool = False
     """A blank line first, once there is anything to print."""
 
     @classmethod
-    def of(cls, settings: Settings, *, as_json: bool) -> Look:
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        as_json: bool,
+        allow_invalid: bool = False,
+        silent: bool = False,
+    ) -> Look:
         """Return the look that *settings* ask for."""
         return cls(
             as_json=as_json,
             reasoning=settings.reasoning == "show",
             markdown=settings.markdown,
+            allow_invalid=allow_invalid,
+            silent=silent,
         )
 
 
@@ -47,7 +60,7 @@ def print_answer(
     began = time.monotonic()
     print_it = _print_json if look.as_json else _print_text
     answer = print_it(client, request, terminal, look, *listeners)
-    terminal.tell(f"{_describe(answer.ending)}, {time.monotonic() - began:.1f} s")
+    terminal.tell(f"{describe_ending(answer.ending)}, {time.monotonic() - began:.1f} s")
     return answer
 
 
@@ -73,7 +86,8 @@ def _print_json(
     return Answer(completion.ending, bool(completion.content.strip()))
 
 
-def _describe(ending: Ending) -> str:
+def describe_ending(ending: Ending) -> str:
+    """Return what ``--verbose`` tells of an answer."""
     usage = ending.usage or {}
     tokens = f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens"
     return f"answer {ending.id} by {ending.model}, finish_reason {ending.finish_reason}, {tokens}"

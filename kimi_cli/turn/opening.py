@@ -11,6 +11,7 @@ from kimi_cli.host import load_settings
 from kimi_cli.options.bundles import ConversationOptions, TurnOptions
 from kimi_cli.settings.precedence import Settings, settle_model
 from kimi_cli.system.terminal import Terminal
+from kimi_cli.turn.forms import plan_check
 from kimi_cli.turn.terms import Terms
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class Opening:
         return shelf.go_on(recalled.file, recalled.conversation, must_save=recalled.must_save)
 
 
-def open_turn(terminal: Terminal, options: TurnOptions) -> Opening:
-    """Settle what *options* say of the first question.
+def open_turn(terminal: Terminal, options: TurnOptions, *, test: bool = False) -> Opening:
+    """Settle what *options* say of the first question; a *test* is answered by yes or no.
 
     Raises MissingInput when there is nothing to go on with, BadInput for a damaged conversation,
     ConfigError.
@@ -83,6 +84,13 @@ def open_turn(terminal: Terminal, options: TurnOptions) -> Opening:
             parameters=parameters,
             system=options.request.system,
             stream=not options.answer.no_stream,
+            check=plan_check(
+                terminal,
+                options.form,
+                settings,
+                json_mode=options.request.json_mode,
+                test=test,
+            ),
         ),
         recalled=recalled,
         saves=_is_saved(terminal, settings, options.conversation),

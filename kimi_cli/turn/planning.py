@@ -33,8 +33,13 @@ class Turn:
     """The conversation that it belongs to; None for a question that stands alone."""
 
     def show(self) -> str:
-        """Return the body that would be sent, for ``--dry-run``."""
-        return self.request.encode().decode()
+        """Return the body that would be sent first, for ``--dry-run``."""
+        request, check = self.request, self.terms.check
+        if check is not None:
+            from kimi_cli.answer.checking import shape_request  # noqa: PLC0415 - for a form only
+
+            request = shape_request(request, check.form, check.ways.choose(check.form))
+        return request.encode().decode()
 
     @contextmanager
     def record(self) -> Iterator[tuple[Listener, ...]]:
@@ -54,9 +59,13 @@ class Turn:
 
         Raises what the client raises, OutputClosed and OutputFailed.
         """
-        from kimi_cli.show.printing import print_answer  # noqa: PLC0415 - not for --dry-run
+        if (check := self.terms.check) is None:
+            from kimi_cli.show.printing import print_answer  # noqa: PLC0415 - not for --dry-run
 
-        return print_answer(client, self.request, terminal, look, *listeners)
+            return print_answer(client, self.request, terminal, look, *listeners)
+        from kimi_cli.show.checked import print_checked  # noqa: PLC0415 - for a form only
+
+        return print_checked(client, self.request, terminal, look, check, *listeners)
 
 
 def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) -> Turn:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kimi_cli.settings.precedence import Rank, Settings, Source, settle_model
 
 if TYPE_CHECKING:
+    from kimi_cli.answer.checking import Check
     from kimi_cli.conversation.record import Manner
 
 
@@ -22,6 +23,8 @@ class Terms:
     system: str | None = None
     """A system prompt that is in force from the next question on."""
     stream: bool = True
+    check: Check | None = None
+    """What an answer must be; None where any will do."""
 
     @property
     def model(self) -> str:
