@@ -20,10 +20,12 @@ from typing import Any
 from urllib3.exceptions import HTTPError
 
 from kimi_cli.api.replies import DOCUMENT_LIMIT, ERROR_LIMIT
+from kimi_cli.api.secrecy import Veil
 from kimi_cli.api.transport import Call, FinalResponse, Transport, explain_failure
 from kimi_cli.errors import KimiError, NotTheApi, TimedOut
 
 _PIECE = 2**20
+_NO_VEIL = Veil(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class WholeReply:
     status: int
     body: bytes
     fields: HTTPMessage
+    veil: Veil = _NO_VEIL
+    """Hides the token that the request brought."""
 
     def header(self, name: str) -> str | None:
         """Return the value of a header field, looked up without regard to case."""
@@ -62,12 +66,14 @@ class Channel:
         *,
         connect: float,
         explain: Callable[[KimiError, str], None] = lambda error, model: None,
+        veil: Veil = _NO_VEIL,
     ) -> None:
         """Prepare; the connection (within *connect* seconds) is made with the first post.
 
-        *explain* is the client's, for whoever reads the replies.
+        *explain* is the client's, for whoever reads the replies; *veil* hides its token in them.
         """
         self.explain = explain
+        self._veil = veil
         self._transport = transport
         self._connect = connect
         self._lock = threading.Lock()
@@ -145,7 +151,7 @@ class Channel:
             must_close = response.will_close or len(data) > limit
         if must_close:
             self.close()
-        return WholeReply(response.status, data, response.msg)
+        return WholeReply(response.status, data, response.msg, self._veil)
 
     def _open(self) -> socket.socket:
         """Return the socket of the connection, opening it when there is none.

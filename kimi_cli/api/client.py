@@ -34,6 +34,7 @@ from kimi_cli.api.replies import (
     refuse,
 )
 from kimi_cli.api.retry import RetryPolicy
+from kimi_cli.api.secrecy import Veil
 from kimi_cli.api.sse import EventDecoder
 from kimi_cli.api.transport import Call, Reply, Transport
 from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TemporaryFailure
@@ -59,9 +60,10 @@ class Retry:
 class Stream:
     """The deltas of one answer, in order; ``ending`` says the rest once they are exhausted."""
 
-    def __init__(self, reply: Reply) -> None:
-        """Read from *reply*, whose status and type were found good."""
+    def __init__(self, reply: Reply, veil: Veil) -> None:
+        """Read from *reply*, whose status and type were found good; *veil* hides the token."""
         self._reply = reply
+        self._veil = veil
         self._folder = ChunkFolder()
         self._deltas = self._read_json() if _is_json(reply) else self._read_events()
         self._received = 0
@@ -86,7 +88,7 @@ class Stream:
 
     def _read_json(self) -> Iterator[Delta]:
         """Take one whole completion from a host that does not stream."""
-        self._folder.add(read_answer(self._reply))
+        self._folder.add(self._veil.cover(read_answer(self._reply)))
         if delta := self._folder.take():
             yield delta
 
@@ -127,7 +129,7 @@ class Stream:
                     yield True
                     return
                 try:
-                    fold(parse(event))
+                    fold(self._veil.cover_read(parse(event), event))
                 except KimiError:
                     # What came before the bad event belongs to the answer.
                     if position:
@@ -148,7 +150,7 @@ class Stream:
             document = codec.loads(event)
         except ValueError:
             return False
-        self._fold(document)
+        self._fold(self._veil.cover(document))
         return False
 
     def _fold(self, chunk: Any) -> None:
@@ -184,6 +186,7 @@ class Client:
         self._policy = policy
         self._notify = notify
         self._advise = advise
+        self._veil = Veil(bearer_token)
         self._headers = {
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
@@ -226,6 +229,7 @@ class Client:
             self._headers,
             connect=self._limits.connect,
             explain=self.explain,
+            veil=self._veil,
         )
 
     def explain(self, error: KimiError, model: str) -> None:
@@ -275,11 +279,11 @@ class Client:
 
     def _complete_once(self, request: Request, deadline: float | None) -> Completion:
         with self._post(request, deadline) as reply:
-            return read_completion(read_answer(reply))
+            return read_completion(self._veil.cover(read_answer(reply)))
 
     def _start_stream(self, stack: ExitStack, request: Request, deadline: float | None) -> Stream:
         with ExitStack() as attempt:
-            stream = Stream(attempt.enter_context(self._post(request, deadline)))
+            stream = Stream(attempt.enter_context(self._post(request, deadline)), self._veil)
             stack.push(attempt.pop_all())
             return stream
 

@@ -10,7 +10,7 @@ from kimi_cli.api import codec
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused
-from kimi_cli.api.replies import check_status, find_request_id, read_answer
+from kimi_cli.api.replies import DOCUMENT_LIMIT, check_status, find_request_id, read_answer
 from kimi_cli.batch.gauges import Ticket
 from kimi_cli.batch.records import BadRecord, Record
 from kimi_cli.batch.results import Result
@@ -54,14 +54,15 @@ def attempt(job: Job, channel: Channel) -> Outcome:
     try:
         reply = channel.post(job.record.payload)
         check_status(reply)
-        document = read_answer(reply)
+        document = reply.veil.cover_read(read_answer(reply), reply.read(DOCUMENT_LIMIT))
         lack = find_lack(document)
     except KimiError as error:
         channel.explain(error, str(codec.loads(job.record.payload).get("model")))
         return Outcome(job, time.monotonic(), error=error)
     except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
         return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
-    return Outcome(job, time.monotonic(), reply.status, find_request_id(reply), document, lack)
+    name = reply.veil.cover(find_request_id(reply))
+    return Outcome(job, time.monotonic(), reply.status, name, document, lack)
 
 
 def fail(outcome: Outcome, kind: str, redact: Callable[[str], str] = str) -> Result:
