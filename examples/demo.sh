@@ -1,6 +1,7 @@
 #!/bin/sh
 # What kimi does, shown with the small model that runs inside it: no token, no network.
-# Fails when an exit status is not the one that the manual promises.
+# Fails when an exit status is not the one that the manual promises; stops where nothing else
+# can succeed, because the engine or its model cannot be used.
 
 set -u
 
@@ -20,12 +21,19 @@ show() {
     fi
 }
 
+# need COMMAND: show a command that all others build on; without it there is no demo.
+need() {
+    printf '\n$ %s\n' "$1"
+    (eval "$1") || exit 1
+    printf 'exit status 0\n'
+}
+
 exec </dev/null
 
 printf '%s\n' 'A model of 135 million parameters answers: to try the tool with, not to believe.'
 
 printf '\n%s\n' '# one question, answered as a stream'
-show 0 'kimi ask --profile local "What is the capital of France?"'
+need 'kimi ask --profile local "What is the capital of France?"'
 
 printf '\n%s\n' '# the end of a pipe'
 show 0 "printf '%s\n' '+def double(number):' '+    return 2 * number' |

@@ -26,6 +26,7 @@ from program import Kimi
 from screen import Screen, Start
 from secret_service import KEYRING_TOOLS, SecretService
 from server import ReplayServer
+from window import Tmux
 
 # A busy machine is no failure: what is slow shows in benchmarks.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -278,6 +279,27 @@ def chat(kimi: Kimi, server: ReplayServer, home: Path) -> Iterator[Start]:
     for path in home.rglob("*"):
         if path.is_file():
             assert CANARY.encode() not in path.read_bytes(), f"the token is in {path}"
+
+
+@pytest.fixture
+def window(kimi: Kimi, server: ReplayServer, tmp_path: Path) -> Iterator[Tmux]:
+    """``kimi chat`` in tmux."""
+    if shutil.which("tmux") is None:
+        assert "CI" not in os.environ, "CI must have tmux"
+        pytest.skip("needs tmux")
+    server.answer(echo)
+    env = {
+        **kimi.environment,
+        "KIMI_TOKEN": CANARY,
+        "PATH": os.environ["PATH"],
+        "TERM": "xterm",
+        "LC_ALL": "C.UTF-8",
+    }
+    command = f"{kimi.program} chat --base-url {server.url}; sleep 60"
+    with Tmux(command, env, tmp_path) as window:
+        window.see("/help lists commands")
+        window.see("\n>")
+        yield window
 
 
 # The Secret Service

@@ -13,7 +13,7 @@ from conftest import CANARY
 from conversations import CONVERSATIONS, keep, list_contents, read_record, user
 from program import Kimi
 from screen import Screen, Start, say
-from server import Barrier, ReplayServer, Wait, stream
+from server import Barrier, ReplayServer, Wait, document, stream
 
 # Talking
 
@@ -104,7 +104,8 @@ def test_escapes_are_harmless(chat: Start, server: ReplayServer, home: Path) -> 
 def test_odd_figures_of_a_host_are_left_out(chat: Start, server: ReplayServer) -> None:
     """A number in quotes, or none, is not added up."""
     usage = {"prompt_tokens": "7", "completion_tokens": 2, "total_tokens": None}
-    server.script(stream("x", usage=usage), stream("y", usage={"prompt_tokens": 5}))
+    listing = document({"data": []})
+    server.script(stream("x", usage=usage), stream("y", usage={"prompt_tokens": 5}), listing)
     with chat("question") as screen:
         screen.see_prompt()
         screen.enter("again")
@@ -141,7 +142,7 @@ def test_a_long_question_is_told_before_it_is_asked(
 def test_a_figure_beyond_reason_is_none(chat: Start, server: ReplayServer) -> None:
     """Of a host that counts nonsense: nothing is told of it, then or later."""
     usage = {"prompt_tokens": 10**400, "completion_tokens": -1, "total_tokens": 10**400}
-    server.script(stream("fine", usage=usage))
+    server.script(stream("fine", usage=usage), document({"data": []}))
     with chat("-S", "mine") as screen:
         say(screen, "one", "fine")
         say(screen, "/usage", "last turn ? + ? tokens")

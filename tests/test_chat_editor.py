@@ -6,23 +6,22 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import stat
 import subprocess
 import termios
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import CANARY
-from conversations import CONVERSATIONS, echo, get_question, list_contents, read_record
+from conversations import CONVERSATIONS, get_question, list_contents, read_record
 from program import Kimi
 from screen import Screen, Start, say
 from server import Barrier, Mark, ReplayServer, Stall, Wait, stream
+from window import Tmux
 
 # Keys
 
@@ -321,70 +320,6 @@ def test_a_second_hangup_kills_no_record(chat: Start, server: ReplayServer, home
 
 
 # A real terminal
-
-
-class Tmux:
-    """A program in a window of a tmux server of our own."""
-
-    def __init__(self, command: str, env: dict[str, str], folder: Path) -> None:
-        """Run *command* in a shell of 80 columns and 24 rows."""
-        self._socket = str(folder / "tmux")
-        self._env = env
-        self._call("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", command)
-
-    def __enter__(self) -> Tmux:
-        """Return this window."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """End the server."""
-        subprocess.run(["tmux", "-S", self._socket, "kill-server"], check=False)
-
-    def press(self, *keys: str) -> None:
-        """Press keys by their tmux names; other words are typed."""
-        self._call("send-keys", *keys)
-
-    def paste(self, text: str) -> None:
-        """Paste *text* as a terminal does: marked as such if the program has asked for that."""
-        self._call("set-buffer", text)
-        self._call("paste-buffer", "-p")
-
-    def resize(self, columns: int) -> None:
-        """Make the window narrower or wider."""
-        self._call("resize-window", "-x", str(columns), "-y", "24")
-
-    def see(self, text: str) -> None:
-        """Wait until *text* is on the screen."""
-        ends = time.monotonic() + 20
-        while text not in (shown := self._call("capture-pane", "-p")):
-            assert time.monotonic() < ends, shown
-            time.sleep(0.05)
-
-    def _call(self, *words: str) -> str:
-        command = ["tmux", "-S", self._socket, "-u", *words]
-        done = subprocess.run(command, env=self._env, capture_output=True, text=True, check=True)
-        return done.stdout
-
-
-@pytest.fixture
-def window(kimi: Kimi, server: ReplayServer, tmp_path: Path) -> Iterator[Tmux]:
-    """``kimi chat`` in tmux."""
-    if shutil.which("tmux") is None:
-        assert "CI" not in os.environ, "CI must have tmux"
-        pytest.skip("needs tmux")
-    server.answer(echo)
-    env = {
-        **kimi.environment,
-        "KIMI_TOKEN": CANARY,
-        "PATH": os.environ["PATH"],
-        "TERM": "xterm",
-        "LC_ALL": "C.UTF-8",
-    }
-    command = f"{kimi.program} chat --base-url {server.url}; sleep 60"
-    with Tmux(command, env, tmp_path) as window:
-        window.see("/help lists commands")
-        window.see("\n>")
-        yield window
 
 
 def test_a_window_is_resized_while_typing(window: Tmux, server: ReplayServer) -> None:

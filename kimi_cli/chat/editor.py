@@ -21,6 +21,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
+from kimi_cli.chat.narrow import Narrow
 from kimi_cli.errors import Terminated
 from kimi_cli.system.signals import ENDING, handle_signals
 from kimi_cli.system.terminal import Terminal
@@ -85,6 +86,7 @@ class Editor:
             complete_while_typing=False,
             history=_open_history(history),
             key_bindings=self._bind_keys(),
+            input_processors=[Narrow()],
             rprompt=lambda: "Ctrl-C again leaves" if self._armed else "",
             output=create_output(stdout=stream),
         )

@@ -42,6 +42,7 @@ def _take_line(talk: Talk, line: str) -> None:
     question: Prompt | None = Prompt(line)
     try:
         _check_text(line)
+        line = slash.read_bare(line)
         if line.startswith("//"):
             question = Prompt(line[1:])
         elif line.startswith("/"):

@@ -27,7 +27,15 @@ from kimi_cli.prompt.reading import STDIN, read_attachment
 
 _EDITORS = ("VISUAL", "EDITOR")
 _USUAL_EDITOR = "vi"
-_OTHER_NAMES = {"q": "exit", "quit": "exit", "bye": "exit", "clear": "new", "reset": "new"}
+_OTHER_NAMES = {"?": "help", "h": "help", "q": "exit", "quit": "exit", "bye": "exit"}
+"""What other programs call a command of ours, and mean by it."""
+_LIKE_OTHERS = {"clear": "new", "reset": "new"}
+"""What others mean something else by, or more."""
+_BARE = {
+    **dict.fromkeys(("exit", "quit", "exit()", "quit()", ":q", "logout"), "/exit"),
+    **dict.fromkeys(("help", "?"), "/help"),
+}
+"""What is typed alone to leave, or when lost; nobody means to ask it."""
 _FAREWELL = 2.0
 """Seconds for an editor to save and leave."""
 _NOTHING = ('""', "''")
@@ -48,7 +56,7 @@ def run(talk: Talk, line: str) -> Prompt | None:
     """Carry out *line*; return a question that it wants asked. Raises KimiError."""
     words = line[1:].split(maxsplit=1) or [""]
     name, argument = words[0], words[1].strip() if len(words) > 1 else ""
-    command = COMMANDS.get(name)
+    command = COMMANDS.get(_OTHER_NAMES.get(name, name))
     if command is None:
         near = _find_near(name.lower())
         advice = f"did you mean /{near}?" if near else "/help lists what there is"
@@ -63,12 +71,19 @@ def run(talk: Talk, line: str) -> Prompt | None:
     return command.run(talk, argument)
 
 
+def read_bare(line: str) -> str:
+    """Return the command that a *line* without a slash means, or the line itself."""
+    return _BARE.get(line.strip().lower(), line)
+
+
 def _find_near(name: str) -> str | None:
     """Return the command that *name* may stand for."""
-    if name in _OTHER_NAMES:
-        return _OTHER_NAMES[name]
-    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-    return near[0] if near else None
+    known = {**_LIKE_OTHERS, **_OTHER_NAMES, **{command: command for command in COMMANDS}}
+    if name in known:
+        return known[name]
+    words = [word for word in known if len(word) > 1]
+    near = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
+    return known[near[0]] if near else None
 
 
 def _tell(talk: Talk, text: str) -> None:
@@ -173,7 +188,10 @@ def _run_editor(talk: Talk, path: Path) -> None:
                 env=remove_secrets(os.environ, talk.terms.settings),
             )
         except (OSError, ValueError) as error:
-            raise CannotCreate(f"cannot run the editor '{editor}': {error}; set VISUAL") from error
+            why = getattr(error, "strerror", None) or str(error).lower()
+            raise CannotCreate(
+                f"cannot run the editor '{editor}': {why}; set VISUAL or EDITOR to one that is here"
+            ) from error
         status = _wait(process)
     if status < 0:
         ending = signal.Signals(-status).name
@@ -222,7 +240,9 @@ def _usage(talk: Talk, argument: str) -> None:
     if not usages:
         _tell(talk, "no tokens were counted yet")
         return
-    last, window = usages[-1], talk.terms.find_window()
+    with talk.stopper.allow():
+        window = talk.window.ask(talk.terms)
+    last = usages[-1]
     keys = ("prompt_tokens", "completion_tokens")
     asked, answered = (sum(count_tokens(usage, key) or 0 for usage in usages) for key in keys)
     now, then = ("?" if (n := count_tokens(last, key)) is None else str(n) for key in keys)

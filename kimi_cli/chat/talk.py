@@ -13,6 +13,7 @@ from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.messages import count_tokens
 from kimi_cli.chat.status import StatusLine, hush_keyboard
 from kimi_cli.chat.stopper import Stopper
+from kimi_cli.chat.window import Window
 from kimi_cli.conversation.dialogue import Dialogue
 from kimi_cli.conversation.record import Conversation
 from kimi_cli.conversation.shelf import Shelf
@@ -52,8 +53,14 @@ class Talk:
     """How files become text."""
     coming: Coming = field(default_factory=Coming)
     stopper: Stopper = field(default_factory=Stopper)
+    window: Window = field(init=False)
+    """How many tokens the model reads."""
     is_over: bool = False
     _answers: int = 0
+
+    def __post_init__(self) -> None:
+        """Let the host of this chat tell of its models."""
+        self.window = Window(self.client)
 
     @property
     def conversation(self) -> Conversation:
@@ -135,7 +142,7 @@ class Talk:
 
     def _warn_when_full(self, question: str) -> None:
         """Say that the model's window is nearly full, before the host refuses."""
-        window = self.terms.find_window()
+        window = self.window.find(self.terms)
         if window is None:
             return
         used: float | None = count_tokens(self.conversation.usage or {}, "total_tokens")

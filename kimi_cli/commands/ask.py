@@ -69,6 +69,7 @@ def ask(
 
     look = Look.of(
         terms.settings,
+        terminal,
         as_json=options.answer.as_json,
         allow_invalid=options.form.allow_invalid,
         silent=test,

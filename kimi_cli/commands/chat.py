@@ -55,6 +55,7 @@ def chat(terminal: Terminal, *, prompt: tuple[str, ...], options: TurnOptions) -
             dialogue=opening.open_dialogue(shelf),
             look=Look.of(
                 terms.settings,
+                terminal,
                 as_json=options.answer.as_json,
                 allow_invalid=options.form.allow_invalid,
             ),

@@ -10,6 +10,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from kimi_cli.errors import ConfigError
@@ -22,20 +23,27 @@ _OVER_AT_BLANK = ("paragraph_open", "table_open", "blockquote_open")
 """Blocks that cannot go on, at all or beyond a blank line."""
 _DEEPEST = 100
 """Levels of lists and quotes; what is deeper would be left out."""
-_INSTALL = "pip install 'kimi-pipe[markdown]'"
+
+
+def require_renderer() -> None:
+    """Raise ConfigError, with the command that helps, where rich is not installed."""
+    if find_spec("rich") is None:
+        from kimi_cli.system.installation import advise_extra  # noqa: PLC0415 - for who lacks it
+
+        raise ConfigError(
+            f"--markdown needs rich, which is not installed; run: {advise_extra('markdown')}"
+        )
 
 
 class MarkdownText:
     """Takes the pieces of an answer, gives rendered blocks."""
 
     def __init__(self, source: TidyText, *, find_width: Callable[[], int], colour: bool) -> None:
-        """Tidy pieces with *source* first; raises ConfigError when rich is not installed."""
-        try:
-            from markdown_it import MarkdownIt  # noqa: PLC0415 - an optional extra
-            from rich.console import Console  # noqa: PLC0415 - an optional extra
-            from rich.markdown import Markdown  # noqa: PLC0415 - an optional extra
-        except ImportError as error:
-            raise ConfigError(f"--markdown needs rich ({error}): {_INSTALL}") from error
+        """Tidy pieces with *source* first; ``require_renderer`` must have passed."""
+        from markdown_it import MarkdownIt  # noqa: PLC0415 - an optional extra
+        from rich.console import Console  # noqa: PLC0415 - an optional extra
+        from rich.markdown import Markdown  # noqa: PLC0415 - an optional extra
+
         self._source = source
         self._find_width = find_width
         # HTML and images are text here: as markup they would be left out.

@@ -35,12 +35,20 @@ class Look:
     def of(
         cls,
         settings: Settings,
+        terminal: Terminal,
         *,
         as_json: bool,
         allow_invalid: bool = False,
         silent: bool = False,
     ) -> Look:
-        """Return the look that *settings* ask for."""
+        """Return the look that *settings* ask for.
+
+        Raises ConfigError where *terminal* is to show what nothing here can render.
+        """
+        if settings.markdown and terminal.out_is_terminal and not as_json:
+            from kimi_cli.show.markdown import require_renderer  # noqa: PLC0415 - few want it
+
+            require_renderer()
         return cls(
             as_json=as_json,
             reasoning=settings.reasoning == "show",

@@ -39,8 +39,7 @@ class Transcript:
         """Write to *terminal*; nothing appears before the first delta.
 
         With *gap* a blank line parts the content from what was written before. With *markdown*
-        it is rendered for a terminal, and a pipe gets it as it is. Raises ConfigError when what
-        renders it is not installed.
+        it is rendered for a terminal, and a pipe gets it as it is.
         """
         self._terminal = terminal
         self._show_reasoning = show_reasoning

