@@ -70,7 +70,7 @@ def test_a_second_signal_leaves_now(
     run = batch.start(str(source), "-o", str(out), "-c", "1")
     server.await_requests(2)
     run.signal(signum)
-    run.expect(b"1 requests in flight; again to leave", "stderr")
+    run.expect(b"1 request in flight; again to leave", "stderr")
     run.signal(signum)
     assert run.wait(timeout=4).status == -signum
     assert read_ids(out) == ids[:1]

@@ -36,6 +36,7 @@ from kimi_cli.api.replies import (
 from kimi_cli.api.retry import RetryPolicy
 from kimi_cli.api.secrecy import Veil
 from kimi_cli.api.sse import EventDecoder
+from kimi_cli.api.text import quantify
 from kimi_cli.api.transport import Call, Reply, Transport
 from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TemporaryFailure
 
@@ -160,7 +161,7 @@ class Stream:
 
     def _tell_progress(self) -> str:
         if self._received:
-            return f"after {self._received} characters"
+            return f"after {quantify(self._received, 'character')}"
         return "while the model reasoned" if self._reasons else "before its first word"
 
 

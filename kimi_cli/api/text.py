@@ -1,4 +1,4 @@
-"""Text that JSON allowed and UTF-8 does not."""
+"""Small matters of text: what UTF-8 does not allow, and how many of something there are."""
 
 from __future__ import annotations
 
@@ -10,3 +10,11 @@ def mend_surrogates(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def quantify(number: int, noun: str, verb: str = "") -> str:
+    """Return so many of *noun*, and what they do: 1 row asks, 2 rows ask, 0 rows ask."""
+    if number == 1:
+        return f"1 {noun} {verb}s" if verb else f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{number} {plural} {verb}".rstrip()

@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+from kimi_cli.api.text import quantify
 from kimi_cli.batch.runner import Runner
 from kimi_cli.batch.source import Source
 from kimi_cli.batch.tally import Tally
@@ -14,6 +15,8 @@ from kimi_cli.system.terminal import Terminal
 _REDRAW = 0.25
 _LOG_EVERY = 30.0
 _REPORT_EVERY = 1.0
+_FRAME = len("100%|") + 10 + len("| ")
+"""Columns of a bar and what is around it, at least."""
 
 
 class Progress:
@@ -80,7 +83,8 @@ class Progress:
         shown = self.describe(runner)
         eta = "" if shown["eta_seconds"] is None else f", {shown['eta_seconds']} s to go"
         return (
-            f"{shown['done']} done, {shown['errors']} errors, {shown['retries']} retries, "
+            f"{shown['done']} done, {quantify(shown['errors'], 'error')}, "
+            f"{quantify(shown['retries'], 'retry')}, "
             f"{shown['in_flight']} in flight (limit {shown['limit']}), "
             f"{shown['rows_per_second']} rows/s, {shown['tokens_per_second']} tokens/s{eta}; "
             f"limited by {shown['limited_by']}"
@@ -125,17 +129,19 @@ class BarProgress(Progress):
         self._bar = tqdm(
             total=1.0 if known else None,
             bar_format="{percentage:3.0f}%|{bar}| {desc}" if known else "{desc}",
+            ncols=self._find_room(),
             leave=False,
-            dynamic_ncols=True,
             mininterval=0,
         )
+        self._frame = _FRAME if known else 0
         # Whatever else is written begins on a line of its own; the bar is drawn anew below it.
         terminal.on_write = self._bar.clear
 
     def show(self, runner: Runner) -> None:
         """Redraw the bar."""
+        self._bar.ncols = room = self._find_room()
         self._bar.n = self._find_share(runner.tally) or 0.0
-        self._bar.set_description_str(self._sketch(runner), refresh=False)
+        self._bar.set_description_str(self._sketch(runner, room - self._frame), refresh=False)
         self._bar.refresh()
 
     def close(self) -> None:
@@ -143,15 +149,31 @@ class BarProgress(Progress):
         self._terminal.on_write = None
         self._bar.close()
 
-    def _sketch(self, runner: Runner) -> str:
-        """Return what fits beside a bar: what matters most comes first."""
+    def _find_room(self) -> int:
+        """Return the columns that a line may fill: a full one could begin another."""
+        return self._terminal.find_columns() - 1
+
+    def _sketch(self, runner: Runner, room: int) -> str:
+        """Return as many whole figures as fit into *room* columns; what matters most is first."""
         shown = self.describe(runner)
-        eta = "" if shown["eta_seconds"] is None else f"{shown['eta_seconds']} s left, "
-        return (
-            f"{shown['done']} done, {shown['errors']} errors, {shown['retries']} retries, "
-            f"{shown['in_flight']}/{shown['limit']}, {shown['rows_per_second']} rows/s, "
-            f"{eta}{shown['limited_by']}, {shown['tokens_per_second']} tokens/s"
-        )
+        eta = shown["eta_seconds"]
+        figures = [
+            f"{shown['done']} done",
+            quantify(shown["errors"], "error"),
+            "" if eta is None else f"{eta} s left",
+            f"{shown['rows_per_second']} rows/s",
+            quantify(shown["retries"], "retry") if shown["retries"] else "",
+            f"{shown['in_flight']}/{shown['limit']}",
+            str(shown["limited_by"]),
+            f"{shown['tokens_per_second']} tokens/s",
+        ]
+        line = ""
+        for figure in filter(None, figures):
+            longer = f"{line}, {figure}" if line else figure
+            if len(longer) > room:
+                break
+            line = longer
+        return line
 
 
 KINDS = {"none": Progress, "log": LogProgress, "json": JsonProgress, "bar": BarProgress}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kimi_cli.api.messages import count_tokens
+from kimi_cli.api.text import quantify
 from kimi_cli.errors import ExitStatus
 
 _SAMPLES = 10_000
@@ -118,7 +119,7 @@ class Tally:
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
-        parts.append(_count(self.attempts, "attempt"))
+        parts.append(quantify(self.attempts, "attempt"))
         parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
         if percentiles := self.find_percentiles():
             shown = ", ".join(f"{name} {value} ms" for name, value in percentiles.items())
@@ -147,19 +148,19 @@ class Tally:
             return reason if own_fault else f"stopped: {reason}; {self.outlook.after_stop}"
         if self.deferred:
             why = f" ({self.last_failure})" if self.last_failure else ""
-            rows = _count(self.deferred, "row")
+            rows = quantify(self.deferred, "row")
             return f"{rows} got no answer{why}; {self.outlook.after_attempts}"
         if self.changed:
             names = ", ".join(self.first_changed)
             return (
-                f"{_count(self.changed, 'finished row', 'ask')} something else now ({names})"
+                f"{quantify(self.changed, 'finished row', 'ask')} something else now ({names})"
                 f"{self._tell_held()}; keep their answers with --on-change keep, buy new ones "
                 "with --on-change redo"
             )
         if self.duplicates:
             names = ", ".join(self.first_duplicates)
             return (
-                f"the ids of {_count(self.duplicates, 'row')} came before ({names})"
+                f"the ids of {quantify(self.duplicates, 'row')} came before ({names})"
                 f"{self._tell_held()}; see --allow-duplicate-ids"
             )
         if failed := self.failed + self.failed_before:
@@ -169,13 +170,13 @@ class Tally:
                 else ""
             )
             for_good = "" if self.transient_before == failed else " for good"
-            return f"{_count(failed, 'row')} failed{for_good}; the output says why{again}"
+            return f"{quantify(failed, 'row')} failed{for_good}; the output says why{again}"
         incomplete = self.incomplete + self.incomplete_before
-        answers = _count(incomplete, "answer")
+        answers = quantify(incomplete, "answer")
         return f"{answers} ended early or empty; see finish_reason, or raise --max-tokens"
 
     def _tell_held(self) -> str:
-        return f"; {_count(self.held, 'row')} not sent" if self.held else ""
+        return f"; {quantify(self.held, 'row')} not sent" if self.held else ""
 
     def dump(self) -> str:
         """Return the text of ``--summary``."""
@@ -205,9 +206,3 @@ class Tally:
             "refusals": dict(self.refusals),
             "stopped": self.stop_reason,
         }
-
-
-def _count(number: int, noun: str, verb: str = "") -> str:
-    """Return so many of *noun*, and what they do."""
-    words = f"{number} {noun} {verb}s" if number == 1 else f"{number} {noun}s {verb}"
-    return words if verb else words.removesuffix(" s").rstrip()

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+from kimi_cli.api.text import quantify
 from kimi_cli.batch.progress import Progress
 from kimi_cli.batch.runner import Runner
 from kimi_cli.errors import ExitStatus, Terminated
@@ -54,7 +55,10 @@ class Watch:
         drain = _DRAIN_INTERRUPT if signum == signal.SIGINT else _DRAIN_TERMINATE
         runner.stop(signal.Signals(signum).name, ExitStatus.TEMPORARY, drain=drain)
         self._wants.append(
-            f"waiting up to {drain:g} s for {runner.in_flight} requests in flight; again to leave"
+            f"waiting up to {drain:g} s for {quantify(runner.in_flight, 'request')} in flight; "
+            "again to leave"
+            if runner.in_flight
+            else "nothing is in flight; stopping"
         )
 
     def ask(self, signum: int) -> None:

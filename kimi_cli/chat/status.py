@@ -14,6 +14,7 @@ from typing import Any
 
 from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.messages import Delta, Ending
+from kimi_cli.api.text import quantify
 from kimi_cli.system.signals import handle_signals
 from kimi_cli.system.terminal import Terminal
 
@@ -82,7 +83,7 @@ class StatusLine:
             pause = _EVERY
             text = f"{time.monotonic() - self._began:.0f} s"
             if self._reasoned:
-                text += f", about {self._reasoned:.0f} tokens of reasoning"
+                text += f", about {quantify(round(self._reasoned), 'token')} of reasoning"
             with self._lock:
                 if self._over.is_set():
                     return

@@ -11,6 +11,7 @@ from kimi_cli.answer.judgement import Answer
 from kimi_cli.api.client import Client
 from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.messages import count_tokens
+from kimi_cli.api.text import quantify
 from kimi_cli.chat.status import StatusLine, hush_keyboard
 from kimi_cli.chat.stopper import Stopper
 from kimi_cli.chat.window import Window
@@ -69,8 +70,7 @@ class Talk:
 
     def count_turns(self) -> str:
         """Return how long the conversation is, in words."""
-        turns = len(self.conversation.list_turns())
-        return "1 turn" if turns == 1 else f"{turns} turns"
+        return quantify(len(self.conversation.list_turns()), "turn")
 
     def ask(self, prompt: Prompt, *, attended: bool = True) -> Answer:
         """Take one turn: *prompt*, with what was attached, and its answer.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kimi_cli.api.text import quantify
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.pace import HIGHEST, START, Pace
 from kimi_cli.batch.progress import KINDS, Progress
@@ -48,7 +49,7 @@ from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
 from kimi_cli.settings.profiles import Profile
 from kimi_cli.system.files import check_place, replace_whole
-from kimi_cli.system.terminal import Terminal
+from kimi_cli.system.terminal import Terminal, goes_on
 
 if TYPE_CHECKING:
     from kimi_cli.settings.precedence import Settings
@@ -426,7 +427,9 @@ def _make_pace(terminal: Terminal, settings: Settings, options: BatchOptions) ->
     cap = options.concurrency or (max(1, documented) if documented else HIGHEST)
     allowed = _raise_descriptor_limit(cap)
     if allowed < cap:
-        terminal.warn(f"at most {allowed} requests at once: 'ulimit -n' allows no more files")
+        terminal.warn(
+            f"at most {quantify(allowed, 'request')} at once: 'ulimit -n' allows no more files"
+        )
     return Pace(
         cap=allowed,
         start=options.concurrency or START,
@@ -463,9 +466,9 @@ def _rehearse(terminal: Terminal, campaign: Campaign) -> None:
         terminal.show(first.payload.decode() + "\n")
     for line in bad[:10]:
         terminal.complain(line)
-    terminal.warn(f"{good} rows can be sent, {len(bad)} cannot")
+    terminal.warn(f"{quantify(good, 'row')} can be sent, {len(bad) or 'none'} cannot")
     if bad:
-        raise BadInput(f"{len(bad)} of {good + len(bad)} rows are bad")
+        raise BadInput(f"{len(bad)} of {quantify(good + len(bad), 'row')} cannot be sent")
     if campaign.tally.duplicates:
         raise BadInput(campaign.tally.explain())
 
@@ -494,7 +497,9 @@ def _summed_up(terminal: Terminal, campaign: Campaign) -> Iterator[None]:
 
 def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progress:
     if kind == "auto":
-        kind = "none" if terminal.quiet else "bar" if terminal.err_is_terminal else "log"
+        # Whoever reads a pipe may write to the same screen, right behind the bar.
+        has_screen = terminal.err_is_terminal and not (campaign.output is None and goes_on())
+        kind = "none" if terminal.quiet else "bar" if has_screen else "log"
     if kind == "bar" and not terminal.err_is_terminal:
         kind = "log"  # there is no screen to draw on
     return KINDS[kind](terminal, campaign.source)

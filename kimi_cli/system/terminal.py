@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import stat
 from collections.abc import Callable, Mapping
 
 from kimi_cli.api.text import mend_surrogates
@@ -125,6 +126,13 @@ class Terminal:
         """Write one line that only ``--verbose`` shows."""
         if self.verbose:
             self.complain(message)
+
+
+def goes_on() -> bool:
+    """Tell whether stdout is a pipe, whose reader may write to the screen itself."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISFIFO(os.fstat(_OUT).st_mode)
+    return False
 
 
 def _is_ready(descriptor: int) -> bool:
