@@ -22,6 +22,11 @@ def fail_calls(kimi: Kimi, call: str, fault: str) -> Kimi:
 def limit_files(kimi: Kimi, blocks: int) -> Kimi:
     """Let no file grow over so many blocks of 512 bytes."""
     wrapper = kimi.folder / "limited"
-    wrapper.write_text(f'#!/bin/sh\nulimit -f {blocks}\nexec "{kimi.program}" "$@"\n')
+    wrapper.write_text(
+        "#!/bin/sh\n"
+        f"ulimit -f {blocks}\n"
+        "export PYTHONDONTWRITEBYTECODE=1\n"  # it would stay, cut short
+        f'exec "{kimi.program}" "$@"\n'
+    )
     wrapper.chmod(0o755)
     return replace(kimi, program=wrapper)

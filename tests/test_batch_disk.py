@@ -9,18 +9,19 @@ import shutil
 import signal
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rows
+from faults import fail_calls
 from outputs import read_answers, write_output
 from program import Kimi
-from rows import echo, list_ids, list_prompts, make_request, make_rows, read_rows, write_rows
+from rows import echo, hold, list_ids, list_prompts, make_request, make_rows, read_rows, write_rows
 from server import Barrier, ReceivedRequest, ReplayServer, Reply
 
 from kimi_cli.batch.ledger import Ledger
-from kimi_cli.batch.records import Shape, make_record
 from kimi_cli.batch.results import Result, encode_results
 
 batch = rows.echoing
@@ -152,24 +153,26 @@ def test_a_full_disk_keeps_what_had_room(
 def test_an_output_is_locked_while_it_is_rewritten(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
-    """--retry-failed: a second run in the middle of it is refused with 75."""
-    rows, shape = make_rows(400), Shape({"model": "kimi-k2.5"})
-    records = [make_record(number, row, shape) for number, row in enumerate(rows, 1)]
-    error = {"code": "c", "message": "no", "class": "transient"}
-    results = [Result(record, 200, "", {"id": "x" * 300}) for record in records[1:]]
-    out.write_bytes(encode_results([*results, Result(records[0], error=error)], "batch"))
-    before = out.read_bytes()
-    copy = out.with_name(f".{out.name}.tmp")
-    os.mkfifo(copy)  # takes a part of the copy, and then nothing more
+    """--retry-failed: a second run in the middle of it is refused with 75, and one after it."""
+    rows = make_rows(4)
+    write_output(out, rows, failed={"r0": "transient"})
+    gate = threading.Event()
+    server.answer(lambda request: hold(gate, echo(request)))
     command = (str(write_rows(source, rows)), "-o", str(out), "--retry-failed", "all")
-    first = batch.start(*command)
-    with copy.open("rb"):
-        second = batch(*command)
-        assert second.status == 75
-        assert f"being written by another run (process {first.pid})" in second.error
-    assert first.wait().status == 74
-    assert out.read_bytes() == before
-    assert not server.requests
+    slow = fail_calls(batch, "fsync", "delay_enter=1500000")
+    first = slow.start(*command)
+    while not list(out.parent.glob(".kimi-*.tmp")):
+        time.sleep(0.01)
+    in_the_middle = batch(*command)
+    server.await_requests(1)
+    afterwards = batch(*command)
+    gate.set()
+    assert first.wait().status == 0
+    for refused in (in_the_middle, afterwards):
+        assert refused.status == 75
+        assert "being written by another run (process " in refused.error
+    assert len(server.requests) == 1
+    assert list_ids(out) == ["r1", "r2", "r3", "r0"]
 
 
 @pytest.mark.parametrize("option", ["--ordered", "--retry-failed=all"])

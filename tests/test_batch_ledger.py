@@ -19,7 +19,8 @@ from program import Kimi
 from rows import list_ids, list_prompts, make_rows, write_rows
 from server import ReplayServer
 
-from kimi_cli.batch.ledger import HashSet, Ledger
+from kimi_cli.batch.done import HashSet
+from kimi_cli.batch.ledger import Ledger
 from kimi_cli.errors import BadInput
 
 batch = rows.echoing

@@ -13,7 +13,8 @@ from program import Kimi
 from rows import echo, get_prompt, list_ids, list_prompts, make_rows, read_rows, write_rows
 from server import ReceivedRequest, ReplayServer, Reply, Stall, refusal
 
-from kimi_cli.batch.ledger import is_failed, read_done
+from kimi_cli.batch.done import read_mark
+from kimi_cli.batch.earlier import read_done
 
 batch = rows.echoing
 
@@ -197,7 +198,8 @@ def test_a_row_that_speaks_of_errors_has_not_failed(
     ]
     source = write_rows(tmp_path / "in.jsonl", rows)
     for style in FORMATS:
-        assert not any(is_failed(line, None) for line in make_lines(rows, style)), style
+        marks = [read_mark(line) for line in make_lines(rows, style)]
+        assert [mark is not None and mark.failed for mark in marks] == [None] * len(marks), style
     out = write_output(tmp_path / "out.jsonl", rows, "merge")
     before = out.read_bytes()
     assert batch(str(source), "-o", str(out), "--retry-failed", "all").status == 0

@@ -313,7 +313,6 @@ from pathlib import Path
 from kimi_cli.api.messages import Message
 from kimi_cli.conversation.archive import ConversationFile
 from kimi_cli.conversation.record import Entry
-from kimi_cli.prompt.content import Prompt
 from kimi_cli.errors import OutputFailed
 
 path, limit, way = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kimi_cli.api.channel import Channel
-from kimi_cli.batch.ledger import Done, Ledger, drop_lines, is_failed, read_done, read_head
+from kimi_cli.batch.done import Done, Mark, Stale
+from kimi_cli.batch.earlier import read_done
+from kimi_cli.batch.ledger import Ledger, find_lines
 from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
 from kimi_cli.batch.results import name_format
@@ -27,7 +30,7 @@ from kimi_cli.batch.sinks import (
 )
 from kimi_cli.batch.source import Source
 from kimi_cli.batch.tally import Tally
-from kimi_cli.errors import BadInput, CannotCreate, MissingInput, Terminated
+from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, Terminated
 
 _WINDOW_ROWS = 1024
 
@@ -79,10 +82,11 @@ class Campaign:
         """
         self._check_files()
         with ExitStack() as stack:
-            earlier = read_done(self._find_earlier(notify))
-            sink, done = self._open_sink(stack, earlier, write_out, notify)
+            earlier = read_done(self._find_earlier(notify), notify)
+            ledger, stale = self._open_ledger(stack, notify)
+            sink, done = self._open_sink(ledger, stale, earlier, write_out)
             places = Places()
-            sorts = self.ordered and self.output is not None and self.style != "text"
+            sorts = self.ordered and ledger is not None and self.style != "text"
             records = select(
                 self.read_all(), done, self.rules, self.tally, places.note if sorts else None
             )
@@ -103,52 +107,54 @@ class Campaign:
             except Terminated:
                 raise  # at once: what is half written must not be followed by more
             except BaseException:
-                sink.close()
+                _close(sink, self.tally)
                 raise
-            sink.close()
-            if sorts and self.output is not None and self.tally.stop_reason is None:
-                sort_by_place(self.output, places)
+            _close(sink, self.tally)
+            if sorts and ledger is not None and self.tally.stop_reason is None:
+                sort_by_place(ledger, places)
 
     def _open_sink(
         self,
-        stack: ExitStack,
+        ledger: Ledger | None,
+        stale: Stale,
         earlier: Done,
         write_out: Callable[[str], None],
-        notify: Callable[[str], None],
     ) -> tuple[Sink, Done]:
-        if self.output is None:
+        if ledger is None:
             sink: Sink = StdoutSink(write_out, self.style)
             if self.ordered:
                 sink = OrderedSink(sink, _WINDOW_ROWS, self.style)
             return sink, earlier
-        ledger = stack.enter_context(self._open_ledger(self.output))
-        if ledger.done and (held := _find_format(self.output)) not in (self.style, None):
-            notify(f"{self.output} has lines of --format {held}; they stay as they are")
         ledger.done.merge(earlier)
-        sink = LedgerSink(ledger, self.style, defer=self.on_error == "defer")
+        sink = LedgerSink(ledger, self.style, defer=self.on_error == "defer", stale=stale)
         if self.ordered and self.style == "text":
             # Such lines cannot be sorted later.
             sink = OrderedSink(sink, _WINDOW_ROWS, self.style)
         return sink, ledger.done
 
-    def _open_ledger(self, output: Path) -> Ledger:
-        """Open the output; take out lines whose rows are to be asked again."""
-        ledger = Ledger(output, sync=self.fsync)
-        with ExitStack() as stack:
-            stack.enter_context(ledger)
-            unwanted = self._find_unwanted(ledger.done)
-            if not unwanted:
-                stack.pop_all()
-                return ledger
-            drop_lines(output, lambda line: any(test(line) for test in unwanted))
-        return Ledger(output, sync=self.fsync)
+    def _open_ledger(
+        self, stack: ExitStack, notify: Callable[[str], None]
+    ) -> tuple[Ledger | None, Stale]:
+        """Open the output, if there is one, and find the lines whose rows are asked again.
 
-    def _find_unwanted(self, done: Done) -> list[Callable[[bytes], bool]]:
-        """Return tests for lines that go: errors to be retried, and what has changed since.
+        Answers stay until others take their places: what was paid for is not given up before.
+        """
+        stale = Stale()
+        if self.output is None:
+            return None, stale
+        ledger = stack.enter_context(Ledger(self.output, sync=self.fsync, notify=notify))
+        if ledger.done and (held := _find_format(self.output)) not in (self.style, None):
+            notify(f"{self.output} has lines of --format {held}; they stay as they are")
+        if unwanted := self._find_unwanted(ledger.done):
+            _reopen(ledger, lambda mark: any(test(mark) for test in unwanted), stale)
+        return ledger, stale
+
+    def _find_unwanted(self, done: Done) -> list[Callable[[Mark], bool]]:
+        """Return tests for lines whose rows are asked again: errors, and what has changed since.
 
         A line that holds an error protects nothing: its row may be mended at any time.
         """
-        tests: list[Callable[[bytes], bool]] = []
+        tests: list[Callable[[Mark], bool]] = []
         redo = self.rules.on_change == "redo"
         if redo and not self.source.is_lasting:
             raise BadInput("--on-change redo reads the input twice; name a file, not a pipe")
@@ -157,9 +163,9 @@ class Campaign:
             changes = find_changes(self.read_all(), done, self.rules)
         if self.retry_failed != "none" and done.failed:
             classes = None if self.retry_failed == "all" else frozenset(("transient",))
-            tests.append(lambda line: _is_retried(line, changes, classes))
+            tests.append(lambda mark: _is_retried(mark, changes, classes))
         if changes:
-            tests.append(lambda line: _is_replaced(line, changes, redo=redo))
+            tests.append(lambda mark: _is_replaced(mark, changes, redo=redo))
         return tests
 
     def _find_earlier(self, notify: Callable[[str], None]) -> Iterator[Path]:
@@ -205,8 +211,11 @@ def _check_place(output: Path) -> None:
         raise CannotCreate(f"cannot create {output}: there is no folder {output.parent}")
     errors = name_errors(output)
     try:
-        if errors.is_dir():
+        # Not with pathlib: since Python 3.14 it does not say why it cannot tell.
+        if stat.S_ISDIR(os.stat(errors).st_mode):
             raise CannotCreate(f"cannot create {errors}: there is a folder of that name")
+    except FileNotFoundError:
+        pass
     except OSError as error:
         raise CannotCreate(f"cannot create {errors}: {error.strerror}") from error
 
@@ -217,15 +226,44 @@ def _is_same(one: Path, other: Path) -> bool:
     )
 
 
-def _is_retried(line: bytes, changes: Changes | None, classes: frozenset[str] | None) -> bool:
-    """Tell whether a *line* is an error of one of *classes*, and its row is in this run."""
-    concerns = changes is None or changes.concern(*read_head(line))
-    return is_failed(line, classes) and concerns
+def _is_retried(mark: Mark, changes: Changes | None, classes: frozenset[str] | None) -> bool:
+    """Tell whether a line is an error of one of *classes*, and its row is in this run."""
+    if mark.failed is None or (classes is not None and mark.failed not in classes):
+        return False
+    return changes is None or changes.concern(mark.name, mark.key)
 
 
-def _is_replaced(line: bytes, changes: Changes, *, redo: bool) -> bool:
-    failed = is_failed(line)
-    return (redo or failed) and changes.replace(*read_head(line), failed=failed)
+def _is_replaced(mark: Mark, changes: Changes, *, redo: bool) -> bool:
+    failed = mark.failed is not None
+    return (redo or failed) and changes.replace(mark.name, mark.key, failed=failed)
+
+
+def _reopen(ledger: Ledger, is_asked: Callable[[Mark], bool], stale: Stale) -> None:
+    """Let the rows of lines be asked again: errors go at once, answers become *stale*."""
+
+    def is_dropped(mark: Mark) -> bool:
+        if mark.failed is None or not is_asked(mark):
+            return False
+        stale.note(mark.name, mark.replaces)
+        return True
+
+    def is_open(mark: Mark) -> bool:
+        if not is_asked(mark):
+            return False
+        stale.note(mark.name, (mark.key, *mark.replaces))
+        return True
+
+    ledger.drop(lambda file: find_lines(file, is_dropped))
+    ledger.scan(is_open)
+
+
+def _close(sink: Sink, tally: Tally) -> None:
+    """Finish; what became of an output that somebody took away is the end of the run, too."""
+    try:
+        sink.close()
+    except OutputFailed as error:
+        tally.stop_reason, tally.stop_status = str(error), error.status
+        raise
 
 
 def _find_format(output: Path) -> str | None:

@@ -31,6 +31,8 @@ class Result:
     """What keeps an answer from being whole; see ``find_lack``."""
     attempts: int = 0
     milliseconds: int = 0
+    replaces: tuple[str, ...] = ()
+    """The keys of earlier lines, in the same output, whose place this one takes."""
 
     @property
     def choice(self) -> JSON:
@@ -75,6 +77,7 @@ def _head(result: Result) -> JSON:
     mark = {
         "key": result.record.key,
         **flaw,
+        **({"replaces": list(result.replaces)} if result.replaces else {}),
         "row": result.record.number,
         "attempts": result.attempts,
         "ms": result.milliseconds,

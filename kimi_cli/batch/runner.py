@@ -135,7 +135,8 @@ class Runner:
             while self._go_on():
                 self._take_outcomes(self._dispatch())
                 self._check_limits()
-                self._sink.settle()
+                if (loss := self._sink.settle()) is not None:
+                    self.stop(loss, ExitStatus.IO, drain=_DRAIN)
                 self._tick(self)
             if self._suspects:
                 self._accuse(self._suspects[-1])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from kimi_cli.batch.ledger import Done, HashSet, hash_id
+from kimi_cli.batch.done import Done, HashSet, hash_id
 from kimi_cli.batch.records import BadRecord, Record, name_by_place, repeat_key
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import BadInput
@@ -145,7 +145,7 @@ class _Sieve:
         done, rules, tally = self._done, self._rules, self._tally
         key, name = bytes.fromhex(record.key), hash_id(record.id)
         if key in done.keys or name in done.elsewhere:
-            self._skip(key, name, by_id=False)
+            self._skip(key, name, by_id=key not in done.keys)
             return False
         if name in done.ids and rules.on_change != "redo" and not rules.allow_duplicates:
             if rules.on_change == "keep":

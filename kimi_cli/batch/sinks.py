@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from kimi_cli.batch.ledger import Ledger, hash_id, read_head, rewrite
+from kimi_cli.batch.done import Stale, hash_id, read_mark
+from kimi_cli.batch.ledger import Ledger, find_succeeded
 from kimi_cli.batch.results import Result, encode_results
 from kimi_cli.errors import OutputClosed, OutputFailed
 from kimi_cli.system.terminal import write_whole
@@ -39,8 +42,11 @@ class Sink(Protocol):
     def find_block(self) -> str | None:
         """Say what must come before more rows may be asked for; None when they may."""
 
-    def settle(self) -> None:
-        """Bring what was written to disk when it is time; called a few times a second."""
+    def settle(self) -> str | None:
+        """Bring what was written to disk when it is time; called a few times a second.
+
+        Return what happened to the output so that nothing more may be bought.
+        """
 
     def close(self) -> None:
         """Finish, after the last result."""
@@ -54,9 +60,16 @@ def name_errors(output: Path) -> Path:
 class LedgerSink:
     """Lines in a file are final; rows to be tried again are listed beside it."""
 
-    def __init__(self, ledger: Ledger, style: str, *, defer: bool = True) -> None:
-        """Append to *ledger* in the format *style*; without *defer* errors are final, too."""
+    def __init__(
+        self, ledger: Ledger, style: str, *, defer: bool = True, stale: Stale | None = None
+    ) -> None:
+        """Append to *ledger* in the format *style*; without *defer* errors are final, too.
+
+        Lines that are *stale* leave when those that take their places are there.
+        """
         self._ledger = ledger
+        self._stale = stale
+        self._has_succeeded = False
         self.defers = defer
         self._style = style
         self._errors = name_errors(ledger.path)
@@ -67,7 +80,15 @@ class LedgerSink:
 
     def write(self, results: list[Result]) -> None:
         """Append one line a result."""
+        if self._stale is not None:
+            results = [self._mark(result, self._stale) for result in results]
         self.emit(encode_results(results, self._style))
+
+    def _mark(self, result: Result, stale: Stale) -> Result:
+        """Name the lines whose places the line of *result* takes."""
+        keys = {key.hex() for key in stale.find(result.record.id)} - {result.record.key}
+        self._has_succeeded = self._has_succeeded or bool(keys)
+        return replace(result, replaces=tuple(sorted(keys)))
 
     def emit(self, lines: bytes) -> None:
         """Append *lines*."""
@@ -80,21 +101,35 @@ class LedgerSink:
             return
         try:
             if self._list is None:
-                self._list = open(self._errors, "wb", buffering=0)  # noqa: SIM115 - close() does
+                self._list = self._begin_list()
             write_whole(self._list.fileno(), encode_results([result], self._style))
         except OSError as error:
             raise OutputFailed(f"cannot write {self._errors}: {error.strerror}") from error
+
+    def _begin_list(self) -> BinaryIO:
+        """Make the errors file anew, as private as the output: it has prompts in it as well."""
+        self._errors.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._errors, flags, 0o600)
+        os.fchmod(descriptor, self._ledger.mode)
+        return open(descriptor, "wb", buffering=0)
 
     def find_block(self) -> str | None:
         """Nothing: no result is held back."""
         return None
 
-    def settle(self) -> None:
-        """Force lines to disk, at most once a second."""
-        self._ledger.settle()
+    def settle(self) -> str | None:
+        """Force lines to disk, at most once a second, and look whether the file is still ours."""
+        return self._ledger.settle()
 
     def close(self) -> None:
-        """Close the errors file, or remove that of an earlier run."""
+        """Take out lines that have a successor; close the errors file, or remove an earlier one.
+
+        Raises OutputFailed, also when somebody took the output away.
+        """
+        self._ledger.check()
+        if self._has_succeeded:
+            self._ledger.drop(find_succeeded)
         try:
             if self._list is not None:
                 self._list.close()
@@ -137,8 +172,9 @@ class StdoutSink:
             raise OutputClosed
         return None
 
-    def settle(self) -> None:
-        """A pipe has no disk."""
+    def settle(self) -> str | None:
+        """Nothing: a pipe has no disk."""
+        return None
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -185,9 +221,9 @@ class OrderedSink:
             return self._sink.find_block()
         return f"row {next(iter(self._expected))}, the first in order"
 
-    def settle(self) -> None:
+    def settle(self) -> str | None:
         """Let the sink below do so."""
-        self._sink.settle()
+        return self._sink.settle()
 
     def close(self) -> None:
         """Give on what is left, in order, when a run was stopped."""
@@ -242,22 +278,24 @@ def _find_place(places: Places, name: str, key: bytes) -> int:
     return place if place < sys.maxsize else places.find(hash_id(name))
 
 
-def sort_by_place(path: Path, places: Places) -> None:
+def sort_by_place(ledger: Ledger, places: Places) -> None:
     """Rewrite a finished output in the order of the input. Raises OutputFailed."""
     try:
-        _sort(path, places)
+        _sort(ledger, places)
     except OutputFailed as error:
         raise OutputFailed(f"{error}; every row is there, but they are not in order") from error
 
 
-def _sort(path: Path, places: Places) -> None:
-    with open(path, "rb") as file, rewrite(path) as new:
+def _sort(ledger: Ledger, places: Places) -> None:
+    with ledger.rewriting() as (file, new):
         lines = array("Q")
         numbers = array("Q")
         start = 0
         for line in file:
             lines.append(start)
-            numbers.append(_find_place(places, *read_head(line)))
+            mark = read_mark(line)
+            assert mark is not None  # noqa: S101 - the ledger has looked at every line
+            numbers.append(_find_place(places, mark.name, mark.key))
             start += len(line)
         lines.append(start)
         for index in sorted(range(len(numbers)), key=numbers.__getitem__):

@@ -154,8 +154,8 @@ class Tally:
             names = ", ".join(self.first_changed)
             return (
                 f"{quantify(self.changed, 'finished row', 'ask')} something else now ({names})"
-                f"{self._tell_held()}; keep their answers with --on-change keep, buy new ones "
-                "with --on-change redo"
+                f"{self._tell_held()}; keep their answers with --on-change keep, or pay for "
+                f"{quantify(self.changed, 'new one')} with --on-change redo"
             )
         if self.duplicates:
             names = ", ".join(self.first_duplicates)

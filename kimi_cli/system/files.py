@@ -183,6 +183,12 @@ def _take_from_kernel(descriptor: int) -> Callable[[], None]:
     return lambda: fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+def lock_as_well(descriptor: int) -> None:
+    """Lock a file that takes the place of one that is locked, where there are locks."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _find_holder(descriptor: int) -> str:
     """Name the process that holds the lock, where the kernel tells."""
     inode = os.fstat(descriptor).st_ino
@@ -280,6 +286,27 @@ def replacing(
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+@contextmanager
+def create(path: str | os.PathLike[str], mode: int) -> Iterator[BinaryIO]:
+    """Yield a new file of that *mode*, on disk at the end, or gone when it fails.
+
+    Raises FileExistsError for a name that anything has, be it a link; OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    with open(descriptor, "wb") as file:
+        try:
+            os.fchmod(descriptor, mode)
+            yield file
+            file.flush()
+            force(descriptor)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            raise
+    force_folder(path)
 
 
 def _make_temporary(real: str, mode: int | None) -> tuple[int, str]:
