@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,10 @@ See kimi(1), and 'kimi help exit-status' for what $? means.
 """
 
 
+_NEAR = r"\. \(?Did you mean(?: one of)?:? (.*)\?\)?$"
+"""How click ends a message about a slip of the pen."""
+
+
 class LazyGroup(click.Group):
     """Loads a command's module when the command is called, and not for help."""
 
@@ -72,6 +77,15 @@ class LazyGroup(click.Group):
             gc.enable()
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; where there is none, name those of the table that are like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Offer the commands of the table above, without loading them, and our own options."""
@@ -128,6 +142,7 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
         _plug_closed_descriptors()
         if stdout is None:
             raise OutputFailed("standard output is closed")
+        _prepare_completion()
         status = cli.main(
             arguments,
             prog_name="kimi",
@@ -159,10 +174,19 @@ def _run(arguments: Sequence[str] | None, terminal: Terminal) -> int:
         return _report_bug(error, terminal)
 
 
+def _prepare_completion() -> None:
+    """Complete in fish by our own script, where a shell asks."""
+    if os.environ.get("_KIMI_COMPLETE", "").startswith("fish"):
+        from kimi_cli.options.fish import register  # noqa: PLC0415 - for completion only
+
+        register()
+
+
 def _explain_usage(error: click.ClickException) -> str:
     """Make one line of what click says, with the way to more."""
     message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
+    message = re.sub(_NEAR, r"; did you mean \1", message)
     context = getattr(error, "ctx", None)
     if context is None:
         return message

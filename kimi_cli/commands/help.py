@@ -35,9 +35,20 @@ def help(ctx: click.Context, terminal: Terminal, *, topic: tuple[str, ...]) -> N
         group = context.command
         command = group.get_command(context, name) if isinstance(group, click.Group) else None
         if command is None:
-            raise click.UsageError(f"there is no help on '{' '.join(topic)}'")
+            near = _find_near(name, context)
+            raise click.UsageError(f"there is no help on '{' '.join(topic)}'{near}")
         context = click.Context(command, info_name=name, parent=context)
     terminal.write(context.get_help() + "\n")
+
+
+def _find_near(name: str, context: click.Context) -> str:
+    """Return what the topic *name* may stand for, as the end of a message."""
+    import difflib  # noqa: PLC0415 - for a slip only
+
+    group = context.command
+    topics = group.list_commands(context) if isinstance(group, click.Group) else []
+    near = difflib.get_close_matches(name, [*topics, "exit-status"], n=1)
+    return f"; did you mean '{near[0]}'" if near else ""
 
 
 def format_exit_statuses() -> str:

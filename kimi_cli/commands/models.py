@@ -51,4 +51,5 @@ def models(
     elif terminal.quiet:
         terminal.show("".join(f"{model.id}\n" for model in found))
     else:
-        terminal.show(format_models(found, default=settings.model))
+        width = terminal.find_columns() if terminal.out_is_terminal else None
+        terminal.show(format_models(found, default=settings.model, width=width))

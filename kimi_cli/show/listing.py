@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from kimi_cli.api import codec
 from kimi_cli.api.catalogue import Model
 
+_INDENT = 5 * " "
 _HEADER = ("", "MODEL", "CONTEXT", "THINKS", "IMAGES", "NOTE")
 
 
@@ -19,9 +21,21 @@ def dump_models(models: Sequence[Model], *, default: str, as_of: str | None) -> 
     return "".join(lines)
 
 
-def format_models(models: Sequence[Model], *, default: str) -> str:
-    """Return aligned columns under a header; what is not known is ``-``."""
-    return format_table([_HEADER, *(_make_row(model, default) for model in models)])
+def format_models(models: Sequence[Model], *, default: str, width: int | None = None) -> str:
+    """Return aligned columns under a header; what is not known is ``-``.
+
+    With *width* no line is longer: notes are folded below their models where that must be.
+    """
+    rows = [_HEADER, *(_make_row(model, default) for model in models)]
+    table = format_table(rows)
+    if width is None or max(map(len, table.splitlines())) <= width:
+        return table
+    lines = format_table([row[:-1] for row in rows]).splitlines()
+    notes = ["", *(row[-1] for row in rows[1:])]
+    return "".join(
+        f"{line}\n" + "".join(f"{_INDENT}{part}\n" for part in wrap(note, width - len(_INDENT)))
+        for line, note in zip(lines, notes, strict=True)
+    )
 
 
 def format_table(rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
