@@ -45,11 +45,14 @@ class ExitStatus(IntEnum):
     INVALID = 5, "the answer has not the form that was asked for, so it was not written"
     DATA = 65, "the input is bad, or the API refused it (HTTP 400, 413, 422)"
     NO_INPUT = 66, "an input file is missing or unreadable"
-    UNAVAILABLE = 69, "the service cannot be reached or used (DNS, TLS, proxy, unknown model)"
+    UNAVAILABLE = 69, "the service cannot be used: unknown host or model, TLS, a proxy refuses"
     SOFTWARE = 70, "a bug in kimi"
     CANNOT_CREATE = 73, "an output file cannot be created or used"
     IO = 74, "a read or write error: disk full, closed stdout"
-    TEMPORARY = 75, "rate limit, server failure, time limit or cut answer; try again later"
+    TEMPORARY = (
+        75,
+        "no network, rate limit, server failure, time limit, cut answer; try again later",
+    )
     PROTOCOL = 76, "the reply is not the API's: HTML, bad JSON, a redirect"
     NO_PERMISSION = 77, "the bearer token was refused, or the account has no quota left"
     CONFIG = 78, "no bearer token, no keyring, or bad configuration"
@@ -88,12 +91,11 @@ class MissingInput(KimiError):
 class Unreachable(KimiError, ConnectionError):
     """No usable connection: name resolution, refusal, certificate, proxy."""
 
-    status = ExitStatus.UNAVAILABLE
-
     def __init__(self, message: str, *, transient: bool = False) -> None:
-        """Say what failed; *transient* when another attempt makes sense."""
+        """Say what failed; *transient* when another attempt makes sense, now or later."""
         super().__init__(message)
         self.transient = transient
+        self.status = ExitStatus.TEMPORARY if transient else ExitStatus.UNAVAILABLE
 
 
 class CannotCreate(KimiError):

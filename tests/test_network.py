@@ -27,10 +27,10 @@ def free_port() -> int:
 
 
 def test_connection_refused(anywhere: Kimi) -> None:
-    """Nobody listens: exit 69, with host and reason."""
+    """Nobody listens now: exit 75, with host and reason."""
     port = free_port()
     result = anywhere("--base-url", f"http://127.0.0.1:{port}", "hi")
-    assert_failed(result, 69, f"cannot reach 127.0.0.1:{port}: Connection refused")
+    assert_failed(result, 75, f"cannot reach 127.0.0.1:{port}: Connection refused")
 
 
 def test_unknown_host(anywhere: Kimi) -> None:
@@ -42,7 +42,7 @@ def test_unknown_host(anywhere: Kimi) -> None:
 def test_a_host_that_is_not_there_yet_is_tried_again(ask: Kimi, server: ReplayServer) -> None:
     """A refused connection is worth another attempt; each is told."""
     result = ask("--base-url", f"http://127.0.0.1:{free_port()}", "--retries", "1", "hi")
-    assert result.status == 69
+    assert result.status == 75
     assert [line.endswith("(1 of 1)") for line in result.error.splitlines()] == [True, False]
 
 
@@ -50,7 +50,7 @@ def test_localhost_and_ipv6_are_this_machine(anywhere: Kimi) -> None:
     """Plain http is allowed to every name of this machine."""
     for host in ("localhost", "[::1]", "127.1.2.3", "LOCALHOST"):
         result = anywhere("--base-url", f"http://{host}:{free_port()}/", "hi")
-        assert_failed(result, 69, "cannot reach")
+        assert_failed(result, 75, "cannot reach")
 
 
 @pytest.mark.parametrize(
@@ -278,13 +278,13 @@ def test_a_proxy_is_asked_for_a_tunnel(
         (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", 69, "407"),
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 69, "403"),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", 69, "502"),
-        (b"", 69, "proxy"),
-        (b"SSH-2.0-OpenSSH\r\n", 69, "proxy"),
+        (b"", 75, "proxy"),
+        (b"SSH-2.0-OpenSSH\r\n", 75, "proxy"),
     ],
     ids=["407", "403", "502", "closed", "ssh"],
 )
 def test_a_proxy_that_refuses(anywhere: Kimi, reply: bytes, status: int, words: str) -> None:
-    """A proxy's refusal is exit 69, says that it was the proxy, and shows no password."""
+    """A refusal is exit 69, silence 75; both name the proxy, and show no password."""
     with proxy(reply) as tunnel:
         environment = {"HTTPS_PROXY": f"http://me:hunter2@{tunnel.address}"}
         result = anywhere("--base-url", REMOTE, "hi", env=environment)
@@ -293,10 +293,10 @@ def test_a_proxy_that_refuses(anywhere: Kimi, reply: bytes, status: int, words: 
 
 
 def test_a_proxy_that_is_not_there(anywhere: Kimi) -> None:
-    """A proxy that cannot be reached is exit 69."""
+    """A proxy that cannot be reached now is exit 75."""
     environment = {"HTTPS_PROXY": f"http://127.0.0.1:{free_port()}"}
     result = anywhere("--base-url", REMOTE, "hi", env=environment)
-    assert_failed(result, 69, "through the proxy")
+    assert_failed(result, 75, "through the proxy")
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://127.0.0.1:99999", "http://[::1"])

@@ -97,4 +97,4 @@ def test_one_is_one(batch: Kimi, source: Path, rows: int, told: str) -> None:
     """A number and its noun agree."""
     write_input(source, rows)
     run = batch(str(source), "--dry-run")
-    assert f"{told} can be sent, none cannot" in run.error
+    assert f"{told} can be sent, 0 cannot" in run.error

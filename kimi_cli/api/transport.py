@@ -47,6 +47,8 @@ _KEEP_ALIVE = 45
 """Seconds of silence after which TCP asks whether the other side is still there: routers forget
 a quiet connection after some minutes."""
 _NO_TLS = ("wrong_version_number", "http_request", "unsupported_protocol")
+_NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
+_LATER = "; check the network and the address; try again later"
 _CUTS = (RemoteDisconnected, IncompleteRead)
 _AHEAD = 256 * 1024
 """Bytes that may be received ahead of a slow reader, and so be decoded in one go."""
@@ -331,24 +333,32 @@ def explain_failure(error: Exception, route: Route, *, connecting: bool = False)
         return ConfigError(f"cannot read certificates from {route.ca_bundle}: {flaw}")
     via = " through the proxy" if select_proxy(route.base_url, dict(route.proxies)) else ""
     if isinstance(error, NameResolutionError):
-        return Unreachable(f"cannot resolve {host}{via}: {reason}", transient=True)
+        return _explain_resolution(root, f"cannot resolve {host}{via}: {reason}", via)
     if isinstance(root, ssl.SSLError):
         return _explain_tls(root, f"{host}{via}: {reason}", route)
     if connecting and isinstance(root, TimeoutError):
         what = f"no connection to {host}{via}: {reason} (limit: connect-timeout)"
         return TimedOut(what, sent=False)
     if isinstance(error, (NewConnectionError, ProxyError)):
-        return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
+        return Unreachable(f"cannot reach {host}{via}: {reason}{_LATER}", transient=True)
     if "Tunnel connection failed" in reason:
-        return Unreachable(f"the proxy refuses the way to {host}: {reason}")
+        what = f"the proxy refuses the way to {host}: {reason}"
+        return Unreachable(f"{what}; ask who runs it, or name the host in NO_PROXY")
     if connecting and via and isinstance(error, (HTTPError, HTTPException, OSError)):
-        return Unreachable(f"cannot reach {host}{via}: {reason}", transient=True)
+        return Unreachable(f"cannot reach {host}{via}: {reason}{_LATER}", transient=True)
     if isinstance(root, HTTPException) and not isinstance(root, _CUTS):
         return NotTheApi(f"{host} does not speak HTTP: {reason}")
     if isinstance(error, (HTTPError, HTTPException, OSError)):
         where = "within its" if isinstance(root, IncompleteRead) else "without a"
         return StreamTruncated(f"{host} closed the connection {where} reply: {reason}")
     raise error
+
+
+def _explain_resolution(error: BaseException, what: str, via: str) -> Unreachable:
+    """Tell a name that does not exist from a resolver that nobody can ask now."""
+    if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME:
+        return Unreachable(f"{what}; check {'the proxy' if via else '--base-url or the profile'}")
+    return Unreachable(f"{what}{_LATER}", transient=True)
 
 
 def _explain_tls(error: ssl.SSLError, what: str, route: Route) -> Unreachable:
@@ -358,7 +368,9 @@ def _explain_tls(error: ssl.SSLError, what: str, route: Route) -> Unreachable:
         known = f"its CA is not in {route.ca_bundle}" if route.ca_bundle else hint
         return Unreachable(f"cannot trust {what}; {known}")
     # A host without TLS stays one; another may be behind a proxy that restarts.
-    return Unreachable(f"no TLS with {what}", transient=(error.reason or "").lower() not in _NO_TLS)
+    if (error.reason or "").lower() in _NO_TLS:
+        return Unreachable(f"no TLS with {what}; check scheme and port of the base URL")
+    return Unreachable(f"no TLS with {what}; try again later", transient=True)
 
 
 def _find_flaw(ca_bundle: str | None) -> str | None:

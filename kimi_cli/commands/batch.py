@@ -466,7 +466,7 @@ def _rehearse(terminal: Terminal, campaign: Campaign) -> None:
         terminal.show(first.payload.decode() + "\n")
     for line in bad[:10]:
         terminal.complain(line)
-    terminal.warn(f"{quantify(good, 'row')} can be sent, {len(bad) or 'none'} cannot")
+    terminal.warn(f"{quantify(good, 'row')} can be sent, {len(bad)} cannot")
     if bad:
         raise BadInput(f"{len(bad)} of {quantify(good + len(bad), 'row')} cannot be sent")
     if campaign.tally.duplicates:

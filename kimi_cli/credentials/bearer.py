@@ -112,6 +112,7 @@ def _read_named_file(path: str | None, source: str) -> BearerToken | None:
     if path == "-":
         line = b"" if sys.stdin is None else sys.stdin.buffer.readline(_LONGEST + 2)
         return check_token(_decode(line, source), source)
+    path = os.path.expanduser(path)  # cron and systemd expand no tilde
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -154,7 +154,7 @@ host_options = bundle(
         shell_complete=complete_profiles,
         help=f"Use this profile: {_list_profiles()}, or your own.",
     ),
-    click.option("--base-url", metavar="URL", help="Send to URL/chat/completions."),
+    click.option("--base-url", metavar="URL", help="Use the host whose endpoints begin with URL."),
 )
 
 
