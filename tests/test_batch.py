@@ -412,7 +412,7 @@ def test_the_summary_has_the_figures(batch: Kimi, server: ReplayServer, tmp_path
     assert batch(*command).status == 4
     figures = json.loads(summary.read_text())
     assert figures["rows"]["answered"] == figures["rows"]["incomplete"] == 3
-    assert figures["attempts"] == 3
+    assert figures["sends"] == 3
     assert set(figures["latency_ms"]) == {"p50", "p95", "p99"}
     assert batch(*command, "--allow-incomplete").status == 0
 

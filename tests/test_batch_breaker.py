@@ -14,7 +14,7 @@ from server import ReplayServer, completion, refusal
 
 from kimi_cli.api.retry import RetryPolicy
 from kimi_cli.batch.breaker import Breaker
-from kimi_cli.batch.runner import POLICY
+from kimi_cli.batch.plan import POLICY
 from kimi_cli.errors import Unreachable
 
 # Hosts that fail
@@ -47,7 +47,7 @@ def test_a_host_that_is_not_there_is_given_up(
     assert result.status == 75, result.error
     assert result.error.count("\n") == 1
     assert "--max-wait" in result.error
-    assert 20 <= json.loads(summary.read_text())["attempts"] <= 64
+    assert 20 <= json.loads(summary.read_text())["sends"] <= 64
 
 
 def test_a_pause_of_the_input_is_no_outage(batch: Kimi, server: ReplayServer) -> None:
@@ -65,7 +65,7 @@ def test_a_pause_of_the_input_is_no_outage(batch: Kimi, server: ReplayServer) ->
 
 
 def test_the_breaker_opens_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of 20 attempts in 10 seconds; then single probes, ever rarer, until one succeeds."""
+    """Nearly all of 20 attempts in 10 seconds; then probes, rarer and rarer, until one succeeds."""
     monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
     breaker = Breaker()
     for number in range(19):
@@ -85,11 +85,9 @@ def test_the_breaker_opens_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not breaker.note(now, good=True)
 
 
-@pytest.mark.parametrize(
-    ("period", "good", "opens"), [(1, 10, True), (1, 11, False), (15, 0, False)]
-)
+@pytest.mark.parametrize(("period", "good", "opens"), [(1, 2, True), (1, 3, False), (15, 0, False)])
 def test_a_few_failures_leave_the_breaker_closed(period: float, good: int, opens: bool) -> None:
-    """Less than half, or spread over longer than ten seconds."""
+    """Less than nine of ten, or spread over longer than ten seconds."""
     breaker = Breaker()
     for number in range(20):
         breaker.note(number * period / 20, good=number < good)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from fronts import Bystander
 from outputs import list_errors
 from program import Kimi, Running
 from rows import (
@@ -30,8 +31,9 @@ from server import Barrier, Cut, ReceivedRequest, ReplayServer, Reply, Reset, St
 
 from kimi_cli.api.channel import WholeReply
 from kimi_cli.batch.pace import Pace
+from kimi_cli.batch.plan import Plan
 from kimi_cli.batch.records import Shape, make_record
-from kimi_cli.batch.runner import Plan, Runner
+from kimi_cli.batch.runner import Means, Runner
 from kimi_cli.batch.sinks import StdoutSink
 from kimi_cli.batch.tally import Tally
 
@@ -114,10 +116,9 @@ def test_few_threads_are_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [make_record(n, row, Shape({"model": "m"})) for n, row in enumerate(make_rows(40), 1)]
     lines: list[str] = []
     pace, tally = Pace(cap=16), Tally()
-    runner = Runner(
-        iter(records), open_channel=cast(Any, Echo), pace=pace, plan=Plan(), tally=tally,
-        sink=StdoutSink(lines.append, "flat"),
-    )  # fmt: skip
+    means = Means(cast(Any, Echo), Bystander())
+    sink = StdoutSink(lines.append, "flat")
+    runner = Runner(iter(records), sink, means=means, pace=pace, plan=Plan(), tally=tally)
     monkeypatch.setattr("threading.Thread.start", start_some)
     runner.run()
     assert (tally.answered, pace.limit) == (40, 3.0)
@@ -143,7 +144,7 @@ def test_a_connection_closed_while_idle_is_replaced(
     assert list_prompts(server) == ["p0", "p1", "p2", "p3"]
     assert server.connections == 4
     figures = json.loads(summary.read_text())
-    assert (figures["attempts"], figures["attempts_with_unknown_outcome"]) == (4, 0)
+    assert (figures["sends"], figures["sends_with_unknown_outcome"]) == (4, 0)
 
 
 @pytest.mark.parametrize("end", [Cut(), Reset()], ids=["cut", "reset"])
@@ -181,8 +182,8 @@ def test_an_answer_that_breaks_off_counts(
     command = (str(source), "-o", str(out), "-c", "1", "--retries", retries)
     status = batch(*command, "--summary", str(summary)).status
     figures = json.loads(summary.read_text())
-    assert figures["attempts_with_unknown_outcome"] == 1
-    assert figures["attempts"] == len(server.requests)
+    assert figures["sends_with_unknown_outcome"] == 1
+    assert figures["sends"] == len(server.requests)
     if retries == "0":
         assert status == 75
         assert list_prompts(server) == ["p0", "p1", "p2"]

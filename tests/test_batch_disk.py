@@ -134,7 +134,7 @@ def test_a_full_disk_keeps_what_had_room(
     run.signal(signal.SIGCONT)
     result = run.wait()
     assert result.status == 74
-    assert json.loads(summary.read_text())["attempts"] == 30
+    assert json.loads(summary.read_text())["sends"] == 30
     kept = out.read_bytes()
     count = len(list_ids(out))
     assert 3 < count < 30

@@ -15,7 +15,6 @@ from program import Kimi
 from rows import FAILED, FORBIDDEN, echo, hold, make_rows, write_input, write_rows
 from server import ReplayServer, Reply, Wait, completion
 
-from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.progress import LogProgress
 from kimi_cli.batch.tally import Tally
 
@@ -169,7 +168,7 @@ def test_a_short_run_says_one_line(
     server.answer(echo)
     result = batch(str(source), "--progress", kind)
     assert result.status == 0
-    assert result.error.startswith("kimi: 2 answered; 0 failed; 0 done before; 2 attempts; ")
+    assert result.error.startswith("kimi: 2 answered; 0 failed; 0 done before; 2 requests; ")
     assert result.error.count("\n") == 1
     quiet = batch(str(source), "--progress", kind, "-q")
     assert (quiet.status, quiet.stderr) == (0, b"")
@@ -193,9 +192,9 @@ def test_a_log_has_a_line_each_half_minute(monkeypatch: pytest.MonkeyPatch) -> N
     lines: list[str] = []
     terminal: Any = SimpleNamespace(warn=lines.append)
     source: Any = SimpleNamespace(read_bytes=50, total_bytes=200)
-    tally = Tally(read=103, answered=60, failed=1, deferred=2, skipped=40, attempts=75)
+    tally = Tally(read=103, answered=60, failed=1, deferred=2, skipped=40, sends=75)
     runner: Any = SimpleNamespace(
-        tally=tally, in_flight=5, pace=Pace(cap=8), explain_limit=lambda: "concurrency 8"
+        tally=tally, in_flight=5, limit=8, explain_limit=lambda: "concurrency 8"
     )
     log = LogProgress(terminal, source)
     counts = []

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from fronts import Bystander
 from outputs import list_errors
 from program import Kimi
 from rows import (
@@ -38,7 +39,8 @@ from server import ReceivedRequest, ReplayServer, Reply, Reset, completion, deaf
 from kimi_cli.api.channel import WholeReply
 from kimi_cli.batch.ledger import Ledger
 from kimi_cli.batch.pace import Pace
-from kimi_cli.batch.runner import Plan, Runner
+from kimi_cli.batch.plan import Plan
+from kimi_cli.batch.runner import Means, Runner
 from kimi_cli.batch.sinks import LedgerSink
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import Unreachable
@@ -129,6 +131,9 @@ class Failing:
     def close(self) -> None:
         """Nothing to close."""
 
+    def explain(self, error: Exception, model: str) -> None:
+        """There is nothing to add."""
+
 
 def test_an_outage_costs_no_row_its_attempts(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
     """Probes tell nothing of their rows, and after them a quarter is sent at once."""
@@ -138,13 +143,13 @@ def test_an_outage_costs_no_row_its_attempts(monkeypatch: pytest.MonkeyPatch, ou
     with Ledger(out) as ledger:
         Runner(
             iter([make_request(number) for number in range(5)]),
-            open_channel=lambda: channel,
+            LedgerSink(ledger, "flat"),
+            means=Means(lambda: channel, Bystander()),
             pace=pace,
             plan=Plan(),
             tally=tally,
-            sink=LedgerSink(ledger, "flat"),
         ).run()
-    assert (tally.answered, tally.deferred, tally.attempts) == (5, 0, 20 + 12 + 5)
+    assert (tally.answered, tally.deferred, tally.sends) == (5, 0, 20 + 12 + 5)
     assert {row["kimi"]["attempts"] for row in read_rows(out)} <= {3, 4, 5}
     assert 2 <= pace.limit < 8
 
@@ -181,7 +186,7 @@ def test_a_row_that_timed_out_is_asked_once_more(
     options = ("--timeout", "0.4", "--summary", str(summary))
     assert batch(str(source), "-o", str(out), *options).status == 75
     assert list_prompts(server) == ["p0", "p0", "p1", "p1"]
-    assert json.loads(summary.read_text())["attempts_with_unknown_outcome"] == 4
+    assert json.loads(summary.read_text())["sends_with_unknown_outcome"] == 4
 
 
 def test_what_was_never_sent_costs_nothing(
@@ -194,7 +199,7 @@ def test_what_was_never_sent_costs_nothing(
         url = f"http://127.0.0.1:{port}"
         assert batch(str(source), "-o", str(out), "--base-url", url, *options).status == 75
     figures = json.loads(summary.read_text())
-    assert (figures["attempts"], figures["attempts_with_unknown_outcome"]) == (4, 0)
+    assert (figures["sends"], figures["sends_with_unknown_outcome"]) == (4, 0)
 
 
 BROKEN = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import rows
+from fronts import Bystander
 from program import Kimi
 from rows import (
     SILENT,
@@ -29,9 +30,11 @@ from rows import (
 from server import ReplayServer, completion
 
 from kimi_cli.batch.pace import Pace
+from kimi_cli.batch.plan import Plan
 from kimi_cli.batch.records import Record, Shape, read_records
 from kimi_cli.batch.results import Result
-from kimi_cli.batch.runner import Plan, Runner
+from kimi_cli.batch.run import Run
+from kimi_cli.batch.runner import Means, Runner
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import ExitStatus, TimedOut
 
@@ -162,24 +165,26 @@ def test_what_stalls_is_left_after_the_drain() -> None:
         def close(self) -> None:
             pass
 
-    def tick(runner: Runner) -> None:
+        def explain(self, error: Exception, model: str) -> None:
+            pass
+
+    def look(run: Run) -> None:
         if arrived.is_set():
-            runner.stop("SIGTERM", ExitStatus.TEMPORARY, drain=0.01)
+            run.stop("SIGTERM", ExitStatus.TEMPORARY, drain=0.01)
 
     channel: Any = Stalled()
     tally, sink = Tally(), Recorder()
     runner = Runner(
         iter([record]),
-        open_channel=lambda: channel,
+        sink,
+        means=Means(lambda: channel, Bystander(look)),
         pace=Pace(),
         plan=Plan(),
         tally=tally,
-        sink=sink,
-        tick=tick,
     )
     runner.run()
     assert left.is_set()
-    assert (tally.attempts, tally.finished, tally.stop_reason) == (1, 0, "SIGTERM")
+    assert (tally.sends, tally.finished, tally.stop_reason) == (1, 0, "SIGTERM")
     assert sink.results == []
 
 

@@ -56,9 +56,9 @@ def test_the_summary_is_whole(batch: Kimi, server: ReplayServer, source: Path, o
             "answered": 3, "incomplete": 1, "failed": 1, "deferred": 1,
             "changed": 0, "duplicates": 0, "held": 0,
         },
-        "attempts": 6,
+        "sends": 6,
         "retries": 1,
-        "attempts_with_unknown_outcome": 0,
+        "sends_with_unknown_outcome": 0,
         "tokens": {"prompt": 70, "completion": 7},
         "refusals": {"concurrency": 1},
         "stopped": None,
@@ -97,7 +97,7 @@ def test_a_stopped_run_has_its_summary(
     figures = json.loads(summary.read_text())
     words = {"signal": "SIGTERM", "token": "invalid_token", "limit": "--max-rows 2"}
     assert words[reason] in figures["stopped"]
-    assert figures["attempts"] == 2
+    assert figures["sends"] == 2
     assert figures["rows"]["answered"] == len(read_rows(out)) == (1 if reason == "token" else 2)
 
 
@@ -209,8 +209,8 @@ def test_a_summary_is_told_of_a_second_interrupt(
     run.signal(signal.SIGINT)
     assert run.wait().status == -signal.SIGINT
     figures = json.loads(summary.read_text())
-    assert (figures["stopped"], figures["attempts"]) == ("SIGINT", 2)
-    assert figures["rows"]["answered"] == figures["attempts_with_unknown_outcome"] == 1
+    assert (figures["stopped"], figures["sends"]) == ("SIGINT", 2)
+    assert figures["rows"]["answered"] == figures["sends_with_unknown_outcome"] == 1
 
 
 def test_a_summary_is_told_of_a_reader_that_left(
@@ -242,4 +242,4 @@ def test_a_summary_is_told_of_a_full_disk(
     assert result.status == 74
     figures = json.loads(summary.read_text())
     assert figures["stopped"] == "cannot write to standard output: No space left on device"
-    assert figures["attempts"] == len(server.requests) < 3
+    assert figures["sends"] == len(server.requests) < 3

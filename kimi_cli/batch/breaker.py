@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from collections import deque
 
+_FEWEST, _NEARLY_ALL = 20, 0.9
+"""Attempts, and the share of failures among them, from which on a service is down."""
+
 
 class Breaker:
-    """Opens when most attempts fail: then only single probes go out, ever more rarely."""
+    """Opens when nearly all attempts fail: then only single probes go out, ever more rarely."""
 
     def __init__(self) -> None:
         """Start closed."""
@@ -28,7 +31,8 @@ class Breaker:
                 self._recent.clear()
             return was_open
         bad = sum(not good for _, good in self._recent)
-        if self.opened is None and len(self._recent) >= 20 and bad * 2 >= len(self._recent):
+        is_down = len(self._recent) >= _FEWEST and bad >= _NEARLY_ALL * len(self._recent)
+        if self.opened is None and is_down:
             self.opened, self._delay = now, 5.0
             self._next = now + self._delay * random.uniform(0.75, 1.25)
         return False

@@ -1,4 +1,9 @@
-"""One call of ``kimi batch``, from its options to its tally."""
+"""One call of ``kimi batch``, from its options to its tally.
+
+A campaign is the whole: a source of rows, the shape that makes records of them, the rules that
+choose among records, an output. It launches a run (``batch.run``), which has a plan: how what was
+chosen is asked for. Records and runs know nothing of files, campaigns nothing of hosts.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from kimi_cli.api.channel import Channel
 from kimi_cli.batch.done import Done, Mark, Stale
 from kimi_cli.batch.earlier import read_done
 from kimi_cli.batch.ledger import Ledger, find_lines
-from kimi_cli.batch.pace import Pace
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
 from kimi_cli.batch.results import name_format
-from kimi_cli.batch.runner import Plan, Runner
+from kimi_cli.batch.run import Front, Launch
 from kimi_cli.batch.selection import Changes, Rules, find_changes, refuse_wrong_input, select
 from kimi_cli.batch.sinks import (
     LedgerSink,
@@ -41,9 +43,8 @@ class Campaign:
 
     source: Source
     shape: Shape
-    plan: Plan
     rules: Rules
-    style: str = "batch"
+    format: str = "batch"
     output: Path | None = None
     on_error: str = "write"
     ordered: bool = False
@@ -63,47 +64,26 @@ class Campaign:
         self._check_files()
         return select(self.read_all(), Done(), self.rules, self.tally)
 
-    def run(
-        self,
-        *,
-        open_channel: Callable[[], Channel],
-        pace: Pace,
-        write_out: Callable[[str], None],
-        notify: Callable[[str], None],
-        started: Callable[[Runner], Any],
-        tick: Callable[[Runner], None],
-        redact: Callable[[str], str] = str,
-    ) -> None:
-        """Carry it out; the tally says what became of it.
+    def run(self, launch: Launch, front: Front) -> None:
+        """Carry it out by what *launch* makes; the tally says what became of it.
 
-        *notify* is told what the user may have meant otherwise; *started* is handed the runner
-        before the first request. Raises BadInput, CannotCreate,
+        *front* is handed the run before its first request. Raises BadInput, CannotCreate,
         TemporaryFailure for an output that another run holds, OutputFailed, OutputClosed.
         """
         self._check_files()
         with ExitStack() as stack:
-            earlier = read_done(self._find_earlier(notify), notify)
-            ledger, stale = self._open_ledger(stack, notify)
-            sink, done = self._open_sink(ledger, stale, earlier, write_out)
+            earlier = read_done(self._find_earlier(front.notify), front.notify)
+            ledger, stale = self._open_ledger(stack, front.notify)
+            sink, done = self._open_sink(ledger, stale, earlier, front)
             places = Places()
-            sorts = self.ordered and ledger is not None and self.style != "text"
+            sorts = self.ordered and ledger is not None and self.format != "text"
             records = select(
                 self.read_all(), done, self.rules, self.tally, places.note if sorts else None
             )
-            runner = Runner(
-                records,
-                open_channel=open_channel,
-                pace=pace,
-                plan=self.plan,
-                tally=self.tally,
-                sink=sink,
-                tick=tick,
-                tell_read=lambda: self.source.read_bytes,
-                redact=redact,
-            )
-            started(runner)
+            run = launch(records, sink, lambda: self.source.read_bytes)
+            front.start(run)
             try:
-                runner.run()
+                run.run()
             except Terminated:
                 raise  # at once: what is half written must not be followed by more
             except BaseException:
@@ -118,18 +98,18 @@ class Campaign:
         ledger: Ledger | None,
         stale: Stale,
         earlier: Done,
-        write_out: Callable[[str], None],
+        front: Front,
     ) -> tuple[Sink, Done]:
         if ledger is None:
-            sink: Sink = StdoutSink(write_out, self.style)
+            sink: Sink = StdoutSink(front.write_out, self.format)
             if self.ordered:
-                sink = OrderedSink(sink, _WINDOW_ROWS, self.style)
+                sink = OrderedSink(sink, _WINDOW_ROWS, self.format)
             return sink, earlier
         ledger.done.merge(earlier)
-        sink = LedgerSink(ledger, self.style, defer=self.on_error == "defer", stale=stale)
-        if self.ordered and self.style == "text":
+        sink = LedgerSink(ledger, self.format, defer=self.on_error == "defer", stale=stale)
+        if self.ordered and self.format == "text":
             # Such lines cannot be sorted later.
-            sink = OrderedSink(sink, _WINDOW_ROWS, self.style)
+            sink = OrderedSink(sink, _WINDOW_ROWS, self.format)
         return sink, ledger.done
 
     def _open_ledger(
@@ -143,7 +123,7 @@ class Campaign:
         if self.output is None:
             return None, stale
         ledger = stack.enter_context(Ledger(self.output, sync=self.fsync, notify=notify))
-        if ledger.done and (held := _find_format(self.output)) not in (self.style, None):
+        if ledger.done and (held := _find_format(self.output)) not in (self.format, None):
             notify(f"{self.output} has lines of --format {held}; they stay as they are")
         if unwanted := self._find_unwanted(ledger.done):
             _reopen(ledger, lambda mark: any(test(mark) for test in unwanted), stale)
@@ -184,7 +164,7 @@ class Campaign:
                 raise BadInput("standard output is the input; write to another file")
         else:
             _check_place(output)
-            if self.style == "text" and output.exists() and output.stat().st_size:
+            if self.format == "text" and output.exists() and output.stat().st_size:
                 raise CannotCreate(
                     f"{output} exists, and lines of --format text have no ids to go on by; "
                     "use another format or file"

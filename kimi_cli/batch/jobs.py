@@ -11,6 +11,7 @@ from kimi_cli.api.channel import Channel
 from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused
 from kimi_cli.api.replies import DOCUMENT_LIMIT, check_status, find_request_id, read_answer
+from kimi_cli.api.retry import is_foreign
 from kimi_cli.batch.gauges import Ticket
 from kimi_cli.batch.records import BadRecord, Record
 from kimi_cli.batch.results import Result
@@ -22,10 +23,14 @@ class Job:
     """One row on its way: how often it was tried, and how often the service was too busy."""
 
     record: Record
+    payload: bytes
+    """What is sent for it: at first the record's own."""
     tokens: float
     attempts: int = 0
+    """Those that failed, and count against ``--retries``."""
     overloads: int = 0
     sent: int = 0
+    has_failed: bool = False
     ticket: Ticket | None = None
     channel: Channel | None = None
     began: float = 0.0
@@ -33,7 +38,7 @@ class Job:
     def abort(self) -> None:
         """End the attempt that is under way."""
         if self.channel is not None:
-            self.channel.abort(self.record.payload)
+            self.channel.abort(self.payload)
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -47,22 +52,62 @@ class Outcome:
     document: JSON | None = None
     lack: str | None = None
     error: KimiError | None = None
+    next_body: bytes | None = None
+    """What is to be asked instead, where the answer is whole but not what was wanted."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """The seconds that a refusal asks to wait."""
+        return self.error.refusal.retry_after if isinstance(self.error, Refused) else None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the API itself refused the row, in words that no time will change."""
+        error = self.error
+        if not isinstance(error, Refused) or is_foreign(error):
+            return False
+        return not error.refusal.verdict.retryable
 
 
-def attempt(job: Job, channel: Channel) -> Outcome:
-    """Send *job* once."""
+def attempt(job: Job, channel: Channel, inspect: Callable[[Outcome], None]) -> Outcome:
+    """Send *job* once; *inspect* may see in an answer that another is wanted."""
     try:
-        reply = channel.post(job.record.payload)
+        outcome = _exchange(job, channel)
+        inspect(outcome)
+    except KimiError as error:
+        return Outcome(job, time.monotonic(), error=error)
+    except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
+        return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
+    outcome.at = time.monotonic()
+    return outcome
+
+
+def _exchange(job: Job, channel: Channel) -> Outcome:
+    """Return what comes back; raises KimiError where that is no answer."""
+    try:
+        reply = channel.post(job.payload)
         check_status(reply)
         document = reply.veil.cover_read(read_answer(reply), reply.read(DOCUMENT_LIMIT))
         lack = find_lack(document)
     except KimiError as error:
-        channel.explain(error, str(codec.loads(job.record.payload).get("model")))
-        return Outcome(job, time.monotonic(), error=error)
-    except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
-        return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
+        channel.explain(error, str(codec.loads(job.payload).get("model")))
+        raise
     name = reply.veil.cover(find_request_id(reply))
     return Outcome(job, time.monotonic(), reply.status, name, document, lack)
+
+
+def complete(outcome: Outcome) -> Result:
+    """Make the result of a row that was answered."""
+    job = outcome.job
+    return Result(
+        job.record,
+        outcome.status,
+        outcome.request_id,
+        outcome.document,
+        lack=outcome.lack,
+        attempts=job.attempts + 1,
+        milliseconds=int(1000 * (outcome.at - job.began)),
+    )
 
 
 def fail(outcome: Outcome, kind: str, redact: Callable[[str], str] = str) -> Result:

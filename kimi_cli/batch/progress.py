@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 from kimi_cli.api.text import quantify
-from kimi_cli.batch.runner import Runner
+from kimi_cli.batch.run import Run
 from kimi_cli.batch.source import Source
 from kimi_cli.batch.tally import Tally
-from kimi_cli.system.terminal import Terminal
+from kimi_cli.system.terminal import Terminal, goes_on
 
 _REDRAW = 0.25
 _LOG_EVERY = 30.0
@@ -30,35 +30,35 @@ class Progress:
         self._source = source
         self._began = self._shown = time.monotonic()
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, run: Run) -> None:
         """Show something when it is time; called several times a second."""
         now = time.monotonic()
         if now - self._shown >= self.every:
             self._shown = now
-            self.show(runner)
+            self.show(run)
 
-    def show(self, runner: Runner) -> None:
+    def show(self, run: Run) -> None:
         """Show how the run stands."""
 
-    def finish(self, runner: Runner) -> None:
+    def finish(self, run: Run) -> None:
         """Show how the run ended, where the summary will not do."""
 
     def close(self) -> None:
         """Leave the screen as it was."""
 
-    def describe(self, runner: Runner) -> dict[str, Any]:
+    def describe(self, run: Run) -> dict[str, Any]:
         """Return how the run stands: counts, rates per second, seconds to go, the limit."""
-        tally, seconds = runner.tally, max(0.001, time.monotonic() - self._began)
+        tally, seconds = run.tally, max(0.001, time.monotonic() - self._began)
         return {
             "done": tally.finished + tally.skipped,
             "errors": tally.failed + tally.deferred,
             "retries": tally.retries,
-            "in_flight": runner.in_flight,
-            "limit": int(runner.pace.limit),
+            "in_flight": run.in_flight,
+            "limit": run.limit,
             "rows_per_second": round(tally.finished / seconds, 1),
             "tokens_per_second": round(tally.tokens / seconds, 1),
             "eta_seconds": self._find_eta(tally, seconds),
-            "limited_by": runner.explain_limit(),
+            "limited_by": run.explain_limit(),
         }
 
     def _find_share(self, tally: Tally) -> float | None:
@@ -78,9 +78,9 @@ class Progress:
         own_share = share * done / (done + tally.skipped + tally.changed)
         return round(seconds * (1 - share) / own_share)
 
-    def compose(self, runner: Runner) -> str:
+    def compose(self, run: Run) -> str:
         """Return one line for people."""
-        shown = self.describe(runner)
+        shown = self.describe(run)
         eta = "" if shown["eta_seconds"] is None else f", {shown['eta_seconds']} s to go"
         return (
             f"{shown['done']} done, {quantify(shown['errors'], 'error')}, "
@@ -96,9 +96,9 @@ class LogProgress(Progress):
 
     every = _LOG_EVERY
 
-    def show(self, runner: Runner) -> None:
+    def show(self, run: Run) -> None:
         """Write a line."""
-        self._terminal.warn(self.compose(runner))
+        self._terminal.warn(self.compose(run))
 
 
 class JsonProgress(Progress):
@@ -106,13 +106,13 @@ class JsonProgress(Progress):
 
     every = _REPORT_EVERY
 
-    def show(self, runner: Runner) -> None:
+    def show(self, run: Run) -> None:
         """Write a line of JSON."""
-        self._terminal.write_err(json.dumps(self.describe(runner)) + "\n")
+        self._terminal.write_err(json.dumps(self.describe(run)) + "\n")
 
-    def finish(self, runner: Runner) -> None:
+    def finish(self, run: Run) -> None:
         """Write a last line, so that there is one of the shortest run, too."""
-        self.show(runner)
+        self.show(run)
 
 
 class BarProgress(Progress):
@@ -137,11 +137,11 @@ class BarProgress(Progress):
         # Whatever else is written begins on a line of its own; the bar is drawn anew below it.
         terminal.on_write = self._bar.clear
 
-    def show(self, runner: Runner) -> None:
+    def show(self, run: Run) -> None:
         """Redraw the bar."""
         self._bar.ncols = room = self._find_room()
-        self._bar.n = self._find_share(runner.tally) or 0.0
-        self._bar.set_description_str(self._sketch(runner, room - self._frame), refresh=False)
+        self._bar.n = self._find_share(run.tally) or 0.0
+        self._bar.set_description_str(self._sketch(run, room - self._frame), refresh=False)
         self._bar.refresh()
 
     def close(self) -> None:
@@ -153,9 +153,9 @@ class BarProgress(Progress):
         """Return the columns that a line may fill: a full one could begin another."""
         return self._terminal.find_columns() - 1
 
-    def _sketch(self, runner: Runner, room: int) -> str:
+    def _sketch(self, run: Run, room: int) -> str:
         """Return as many whole figures as fit into *room* columns; what matters most is first."""
-        shown = self.describe(runner)
+        shown = self.describe(run)
         eta = shown["eta_seconds"]
         figures = [
             f"{shown['done']} done",
@@ -178,3 +178,16 @@ class BarProgress(Progress):
 
 KINDS = {"none": Progress, "log": LogProgress, "json": JsonProgress, "bar": BarProgress}
 """The kinds of ``--progress`` by name."""
+
+
+def open_progress(terminal: Terminal, kind: str, source: Source, *, writes_out: bool) -> Progress:
+    """Return what shows how a run stands; ``auto`` is what suits *terminal*.
+
+    Whoever reads what a run *writes_out* may write to the same screen, right behind the bar.
+    """
+    if kind == "auto":
+        has_screen = terminal.err_is_terminal and not (writes_out and goes_on())
+        kind = "none" if terminal.quiet else "bar" if has_screen else "log"
+    if kind == "bar" and not terminal.err_is_terminal:
+        kind = "log"  # there is no screen to draw on
+    return KINDS[kind](terminal, source)

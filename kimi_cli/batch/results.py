@@ -158,8 +158,8 @@ def name_format(line: bytes) -> str | None:
     return "flat" if keys[:1] == ["content"] else None
 
 
-def encode_results(results: Iterable[Result], style: str) -> bytes:
+def encode_results(results: Iterable[Result], format: str) -> bytes:
     """Return one output line a result, line feeds included: UTF-8, safe for naive readers."""
-    lines = (codec.dumps(FORMATS[style](result)) for result in results)
+    lines = (codec.dumps(FORMATS[format](result)) for result in results)
     text = "".join(f"{line}\n" for line in lines).translate(_EXTENDED_LINE_ENDS)
     return mend_surrogates(text).encode()

@@ -39,6 +39,9 @@ class Sink(Protocol):
     def defer(self, result: Result) -> None:
         """Take a row whose attempts ran out."""
 
+    def spare(self, result: Result) -> None:
+        """Take a row that is no more to blame for the end of the run than any other."""
+
     def find_block(self) -> str | None:
         """Say what must come before more rows may be asked for; None when they may."""
 
@@ -61,9 +64,9 @@ class LedgerSink:
     """Lines in a file are final; rows to be tried again are listed beside it."""
 
     def __init__(
-        self, ledger: Ledger, style: str, *, defer: bool = True, stale: Stale | None = None
+        self, ledger: Ledger, format: str, *, defer: bool = True, stale: Stale | None = None
     ) -> None:
-        """Append to *ledger* in the format *style*; without *defer* errors are final, too.
+        """Append to *ledger* in the format *format*; without *defer* errors are final, too.
 
         Lines that are *stale* leave when those that take their places are there.
         """
@@ -71,7 +74,7 @@ class LedgerSink:
         self._stale = stale
         self._has_succeeded = False
         self.defers = defer
-        self._style = style
+        self._format = format
         self._errors = name_errors(ledger.path)
         self._list: BinaryIO | None = None
 
@@ -82,7 +85,7 @@ class LedgerSink:
         """Append one line a result."""
         if self._stale is not None:
             results = [self._mark(result, self._stale) for result in results]
-        self.emit(encode_results(results, self._style))
+        self.emit(encode_results(results, self._format))
 
     def _mark(self, result: Result, stale: Stale) -> Result:
         """Name the lines whose places the line of *result* takes."""
@@ -102,7 +105,7 @@ class LedgerSink:
         try:
             if self._list is None:
                 self._list = self._begin_list()
-            write_whole(self._list.fileno(), encode_results([result], self._style))
+            write_whole(self._list.fileno(), encode_results([result], self._format))
         except OSError as error:
             raise OutputFailed(f"cannot write {self._errors}: {error.strerror}") from error
 
@@ -113,6 +116,11 @@ class LedgerSink:
         descriptor = os.open(self._errors, flags, 0o600)
         os.fchmod(descriptor, self._ledger.mode)
         return open(descriptor, "wb", buffering=0)
+
+    def spare(self, result: Result) -> None:
+        """List the row as one to be tried again; where lines are final, it has none."""
+        if self.defers:
+            self.defer(result)
 
     def find_block(self) -> str | None:
         """Nothing: no result is held back."""
@@ -144,17 +152,17 @@ class StdoutSink:
 
     defers = False
 
-    def __init__(self, write: Callable[[str], None], style: str) -> None:
+    def __init__(self, write: Callable[[str], None], format: str) -> None:
         """Write through *write*, which reports a reader that left."""
         self._write = write
-        self._style = style
+        self._format = format
 
     def expect(self, number: int) -> None:
         """Any order will do."""
 
     def write(self, results: list[Result]) -> None:
         """Write one line a result."""
-        self.emit(encode_results(results, self._style))
+        self.emit(encode_results(results, self._format))
 
     def emit(self, lines: bytes) -> None:
         """Write *lines*."""
@@ -162,6 +170,10 @@ class StdoutSink:
 
     def defer(self, result: Result) -> None:
         """Write the error: on a pipe there is no later."""
+        self.write([result])
+
+    def spare(self, result: Result) -> None:
+        """Write the error: every row has its line."""
         self.write([result])
 
     def find_block(self) -> str | None:
@@ -183,12 +195,12 @@ class StdoutSink:
 class OrderedSink:
     """Gives results on in the order in which their rows were admitted, from a bounded window."""
 
-    def __init__(self, sink: Sink, rows: int, style: str) -> None:
-        """Hold at most *rows* results in the format *style*, and 64 MiB of them."""
+    def __init__(self, sink: Sink, rows: int, format: str) -> None:
+        """Hold at most *rows* results in the format *format*, and 64 MiB of them."""
         self._sink = sink
         self.defers = sink.defers
         self._rows = rows
-        self._style = style
+        self._format = format
         self._expected: dict[int, bytes | None] = {}
         self._bytes = 0
 
@@ -199,7 +211,7 @@ class OrderedSink:
     def write(self, results: list[Result]) -> None:
         """Hold *results*, and give on whatever is now at the front."""
         for result in results:
-            self._hold(result.record.number, encode_results([result], self._style))
+            self._hold(result.record.number, encode_results([result], self._format))
         self._release()
 
     def emit(self, lines: bytes) -> None:
@@ -214,6 +226,10 @@ class OrderedSink:
         self._sink.defer(result)
         self._expected.pop(result.record.number, None)
         self._release()
+
+    def spare(self, result: Result) -> None:
+        """Give it the place of an error."""
+        self.defer(result)
 
     def find_block(self) -> str | None:
         """Name the row that the full window waits for."""

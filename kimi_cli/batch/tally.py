@@ -10,17 +10,10 @@ from typing import Any
 
 from kimi_cli.api.messages import count_tokens
 from kimi_cli.api.text import quantify
+from kimi_cli.batch.outlook import Outlook
 from kimi_cli.errors import ExitStatus
 
 _SAMPLES = 10_000
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Outlook:
-    """What to do about rows that are left; it depends on where the output went."""
-
-    after_stop: str = "the same command goes on from here"
-    after_attempts: str = "the same command asks for them again"
 
 
 @dataclass(eq=False, repr=False)
@@ -45,11 +38,12 @@ class Tally:
     duplicates: int = 0
     held: int = 0
     """Rows that were not sent because others had changed, or came twice."""
-    attempts: int = 0
+    sends: int = 0
+    """Requests that were sent; the attempts of a line are those that count against --retries."""
     retries: int = 0
-    """Attempts among them that were not their row's first."""
+    """Requests among them that were not their row's first."""
     unknown: int = 0
-    """Attempts whose outcome is unknown: they may have been billed."""
+    """Requests whose outcome is unknown: they may have been billed."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
@@ -119,7 +113,7 @@ class Tally:
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
-        parts.append(quantify(self.attempts, "attempt"))
+        parts.append(quantify(self.sends, "request"))
         parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
         if percentiles := self.find_percentiles():
             shown = ", ".join(f"{name} {value} ms" for name, value in percentiles.items())
@@ -198,9 +192,9 @@ class Tally:
                 "duplicates": self.duplicates,
                 "held": self.held,
             },
-            "attempts": self.attempts,
+            "sends": self.sends,
             "retries": self.retries,
-            "attempts_with_unknown_outcome": self.unknown,
+            "sends_with_unknown_outcome": self.unknown,
             "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens},
             "latency_ms": self.find_percentiles(),
             "refusals": dict(self.refusals),

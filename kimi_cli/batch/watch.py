@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 
 from kimi_cli.api.text import quantify
 from kimi_cli.batch.progress import Progress
-from kimi_cli.batch.runner import Runner
+from kimi_cli.batch.run import Run
 from kimi_cli.errors import ExitStatus, Terminated
 from kimi_cli.system.signals import handle_signals
 from kimi_cli.system.terminal import Terminal
@@ -18,7 +18,7 @@ _DRAIN_INTERRUPT, _DRAIN_TERMINATE = 30.0, 5.0
 
 
 class Watch:
-    """Turns signals into requests to the runner."""
+    """Turns signals into requests to the run."""
 
     def __init__(self, terminal: Terminal, progress: Progress, *, writes_out: bool) -> None:
         """Tell on *terminal* what comes of a signal; *progress* says how the run stands.
@@ -28,36 +28,48 @@ class Watch:
         self._writes_out = writes_out
         self._terminal = terminal
         self._progress = progress
-        self._runner: Runner | None = None
+        self._run: Run | None = None
         self._wants: list[str | None] = []
         """What is to be said at the next tick; None for how the run stands."""
         self.signum: int | None = None
         """The signal that ended the run."""
 
-    def start(self, runner: Runner) -> None:
-        """Turn to *runner*; before, a signal ends the process."""
-        self._runner = runner
+    def start(self, run: Run) -> None:
+        """Turn to *run*; before, a signal ends the process."""
+        self._run = run
+
+    def notify(self, message: str) -> None:
+        """Warn of what the user may have meant otherwise."""
+        self._terminal.warn(message)
+
+    def write_out(self, text: str) -> None:
+        """Write whole lines to standard output."""
+        self._terminal.show(text)
+
+    def redact(self, text: str) -> str:
+        """Return *text* without secrets."""
+        return self._terminal.secrets.redact(text)
 
     def finish(self) -> None:
         """Show how the run ended."""
-        if self._runner is not None:
-            self._progress.finish(self._runner)
+        if self._run is not None:
+            self._progress.finish(self._run)
 
     def stop(self, signum: int) -> None:
         """Drain at the first signal, leave at the second."""
         if signum == self.signum == signal.SIGHUP:
             return  # a window that is closed says so twice, by its shell and by itself
-        runner = self._runner
+        run = self._run
         is_stuck = self._writes_out and not self._terminal.takes_output()
-        if runner is None or self.signum is not None or is_stuck:
+        if run is None or self.signum is not None or is_stuck:
             raise Terminated(signum)
         self.signum = signum
         drain = _DRAIN_INTERRUPT if signum == signal.SIGINT else _DRAIN_TERMINATE
-        runner.stop(signal.Signals(signum).name, ExitStatus.TEMPORARY, drain=drain)
+        run.stop(signal.Signals(signum).name, ExitStatus.TEMPORARY, drain=drain)
         self._wants.append(
-            f"waiting up to {drain:g} s for {quantify(runner.in_flight, 'request')} in flight; "
+            f"waiting up to {drain:g} s for {quantify(run.in_flight, 'request')} in flight; "
             "again to leave"
-            if runner.in_flight
+            if run.in_flight
             else "nothing is in flight; stopping"
         )
 
@@ -65,13 +77,13 @@ class Watch:
         """Want to know how the run stands."""
         self._wants.append(None)
 
-    def tick(self, runner: Runner) -> None:
+    def tick(self, run: Run) -> None:
         """Show progress, and say what signals asked for: they may have come in mid-write."""
-        self._progress.tick(runner)
+        self._progress.tick(run)
         while self._wants:
             message = self._wants.pop(0)
             if message is None:
-                self._terminal.complain(self._progress.compose(runner))
+                self._terminal.complain(self._progress.compose(run))
             else:
                 self._terminal.warn(message)
 

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from kimi_cli.api.text import quantify
 from kimi_cli.batch.campaign import Campaign
-from kimi_cli.batch.pace import HIGHEST, START, Pace
-from kimi_cli.batch.progress import KINDS, Progress
-from kimi_cli.batch.records import BadRecord, Shape
+from kimi_cli.batch.live import Limits, make_pace, prepare_launch
+from kimi_cli.batch.outlook import make_outlook
+from kimi_cli.batch.plan import POLICY, Plan
+from kimi_cli.batch.progress import open_progress
+from kimi_cli.batch.records import Shape
+from kimi_cli.batch.rehearsal import rehearse
 from kimi_cli.batch.results import FORMATS
-from kimi_cli.batch.runner import POLICY, Plan
 from kimi_cli.batch.selection import Rules, Shard, parse_shard
-from kimi_cli.batch.sinks import name_errors
 from kimi_cli.batch.source import STDIN, Source
-from kimi_cli.batch.tally import Outlook, Tally
+from kimi_cli.batch.summary import summed_up
+from kimi_cli.batch.tally import Tally
 from kimi_cli.batch.watch import watch_signals
-from kimi_cli.errors import (
-    BadInput,
-    BatchEnded,
-    CannotCreate,
-    ExitStatus,
-    Terminated,
-)
+from kimi_cli.errors import BatchEnded, CannotCreate, ExitStatus, Terminated
 from kimi_cli.host import load_settings, open_client
 from kimi_cli.options.bundles import (
     ConnectionOptions,
@@ -47,12 +40,9 @@ from kimi_cli.options.bundles import (
 )
 from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
-from kimi_cli.settings.profiles import Profile
-from kimi_cli.system.files import check_place, replace_whole
-from kimi_cli.system.terminal import Terminal, goes_on
-
-if TYPE_CHECKING:
-    from kimi_cli.settings.precedence import Settings
+from kimi_cli.settings.configfile import LONG_PATIENCE
+from kimi_cli.settings.precedence import Settings, settle_model
+from kimi_cli.system.terminal import Terminal
 
 EPILOG = """\b
 Examples:
@@ -62,10 +52,6 @@ Examples:
 
 The same command again goes on where the last one ended.
 """
-
-_PATIENCE = 600.0
-"""Seconds for one row, where nothing was said: a run has more time than a person has."""
-_SPARE_DESCRIPTORS = 64
 
 
 class ErrorLimit(click.ParamType[tuple[int | None, float | None]]):
@@ -96,7 +82,7 @@ class BatchOptions:
     id_field: str | None
     max_line: int
     output: Path | None
-    style: str
+    format: str
     on_error: str | None
     ordered: bool
     retry_failed: str
@@ -149,7 +135,6 @@ _OPTIONS = (
     ),
     click.option(
         "--format",
-        "style",
         type=click.Choice(list(FORMATS)),
         default="batch",
         help="Set what a line of output holds (batch).",
@@ -282,63 +267,55 @@ def batch(
     if not files and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("there is no input; name a FILE, or pipe prompts in")
     settings = load_settings(terminal, host, connection, request)
-    campaign = _plan_campaign(files, options, request, settings)
+    parameters = request.list_parameters(settings.profile)
+    settings = settle_model(settings, parameters)
+    campaign = _plan_campaign(files, options, settings, parameters, request.system)
     if options.dry_run:
-        _rehearse(terminal, campaign)
+        rehearse(terminal, campaign)
         return
+    tally = campaign.tally
     with open_client(terminal, settings, connection, stream=False) as client:
-        progress = _open_progress(terminal, options.progress, campaign)
-        pace = _make_pace(terminal, settings, options)
-        writes_out = campaign.output is None
+        progress = open_progress(
+            terminal, options.progress, campaign.source, writes_out=campaign.output is None
+        )
+        limits = Limits(
+            concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm, share=options.share
+        )
+        pace = make_pace(settings, limits, terminal.warn)
         with (
-            _summed_up(terminal, campaign),
-            watch_signals(terminal, progress, writes_out=writes_out) as watch,
+            summed_up(campaign.summary, tally, terminal.secrets.redact),
+            watch_signals(terminal, progress, writes_out=campaign.output is None) as watch,
         ):
-            campaign.run(
-                open_channel=lambda: client.open_channel(),
-                pace=pace,
-                write_out=terminal.show,
-                notify=terminal.warn,
-                started=watch.start,
-                tick=watch.tick,
-                redact=terminal.secrets.redact,
-            )
+            plan = _make_plan(options, settings)
+            campaign.run(prepare_launch(client, watch, pace=pace, plan=plan, tally=tally), watch)
             watch.finish()
-    terminal.warn(campaign.tally.compose())
+    terminal.warn(tally.compose())
     if watch.signum is not None:
         raise Terminated(watch.signum)
-    status = campaign.tally.find_status(allow_incomplete=options.allow_incomplete)
+    status = tally.find_status(allow_incomplete=options.allow_incomplete)
     if status is not ExitStatus.OK:
-        raise BatchEnded(campaign.tally.explain(), status)
+        raise BatchEnded(tally.explain(), status)
 
 
 def _plan_campaign(
-    files: tuple[str, ...], options: BatchOptions, request: RequestOptions, settings: Settings
+    files: tuple[str, ...],
+    options: BatchOptions,
+    settings: Settings,
+    parameters: Mapping[str, Any],
+    system: str | None,
 ) -> Campaign:
     shard = _read_shard(options.shard)
     output = _name_output(options.output, shard)
     if output is None:
         _refuse_without_output(options)
-    number, share = options.max_errors or (None, None)
-    is_usual = settings.is_built_in("retries")
     on_error = options.on_error or ("defer" if output else "write")
     return Campaign(
         source=Source(files, _choose_kind(options), longest=options.max_line),
         shape=Shape(
-            defaults={"model": settings.model, **request.list_parameters(settings.profile)},
-            system=request.system,
+            defaults={"model": settings.model, **parameters},
+            system=system,
             template=_read_template(options.prompt),
             id_field=options.id_field,
-        ),
-        plan=Plan(
-            policy=POLICY if is_usual else replace(POLICY, retries=settings.retries),
-            timeout=min(settings.timeout or _PATIENCE, settings.max_time or math.inf),
-            max_wait=options.max_wait,
-            max_rows=options.max_rows,
-            max_errors=number,
-            max_error_share=share,
-            max_tokens=options.max_total_tokens,
-            deadline=options.deadline,
         ),
         rules=Rules(
             options.on_change,
@@ -346,7 +323,7 @@ def _plan_campaign(
             shard,
             show_duplicates=output is None,
         ),
-        style=options.style,
+        format=options.format,
         output=output,
         on_error=on_error,
         ordered=options.ordered,
@@ -354,7 +331,22 @@ def _plan_campaign(
         done_from=options.done_from,
         fsync=options.fsync or "interval",
         summary=options.summary,
-        tally=Tally(outlook=_make_outlook(output, options.style, on_error)),
+        tally=Tally(outlook=make_outlook(output, options.format, on_error)),
+    )
+
+
+def _make_plan(options: BatchOptions, settings: Settings) -> Plan:
+    number, share = options.max_errors or (None, None)
+    is_usual = settings.is_built_in("retries")
+    return Plan(
+        policy=POLICY if is_usual else replace(POLICY, retries=settings.retries),
+        timeout=min(settings.timeout or LONG_PATIENCE, settings.max_time or math.inf),
+        max_wait=options.max_wait,
+        max_rows=options.max_rows,
+        max_errors=number,
+        max_error_share=share,
+        max_tokens=options.max_total_tokens,
+        deadline=options.deadline,
     )
 
 
@@ -368,22 +360,6 @@ def _refuse_without_output(options: BatchOptions) -> None:
     }
     for name in [name for name, is_given in needy.items() if is_given]:
         raise click.UsageError(f"{name} needs an output file; see -o")
-
-
-def _make_outlook(output: Path | None, style: str, on_error: str) -> Outlook:
-    """Say what to do about rows that are left: it depends on where the others went."""
-    if output is None:
-        return Outlook(
-            "with -o FILE the same command would go on", "their lines say why; ask for them again"
-        )
-    if style == "text":
-        new = "lines of --format text have no ids to go on by: ask for the rest in another file"
-        return Outlook(new, new)
-    if on_error == "write":
-        return Outlook(after_attempts="--retry-failed transient asks for them again")
-    return Outlook(
-        after_attempts=f"see {name_errors(output)}; the same command asks for them again"
-    )
 
 
 def _choose_kind(options: BatchOptions) -> str:
@@ -418,101 +394,3 @@ def _read_template(text: str | None) -> str | None:
     if text is None or not text.startswith("@"):
         return text
     return read_text(text[1:], Reading())
-
-
-def _make_pace(terminal: Terminal, settings: Settings, options: BatchOptions) -> Pace:
-    """Begin with what is documented of the host; an option has the last word."""
-    known = settings.profile if settings.at_home else Profile("")
-    documented = known.concurrency // options.share if known.concurrency else None
-    cap = options.concurrency or (max(1, documented) if documented else HIGHEST)
-    allowed = _raise_descriptor_limit(cap)
-    if allowed < cap:
-        terminal.warn(
-            f"at most {quantify(allowed, 'request')} at once: 'ulimit -n' allows no more files"
-        )
-    return Pace(
-        cap=allowed,
-        start=options.concurrency or START,
-        rpm=options.rpm / options.share if options.rpm else None,
-        tpm=options.tpm / options.share if options.tpm else None,
-        rate=known.rate,
-        share=options.share,
-    )
-
-
-def _raise_descriptor_limit(connections: int) -> int:
-    """Allow so many connections, or return how many are allowed at most."""
-    import resource  # noqa: PLC0415 - not on every system
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _SPARE_DESCRIPTORS
-    if resource.RLIM_INFINITY != soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, min(connections, soft - _SPARE_DESCRIPTORS))
-    return connections
-
-
-def _rehearse(terminal: Terminal, campaign: Campaign) -> None:
-    """Check the whole input, print the first request and the counts; raise what a run would."""
-    good, bad, first = 0, [], None
-    for record in campaign.rehearse():
-        if isinstance(record, BadRecord):
-            bad.append(f"row {record.number}: {record.message}")
-            continue
-        good += 1
-        first = first or record
-    if first is not None:
-        terminal.show(first.payload.decode() + "\n")
-    for line in bad[:10]:
-        terminal.complain(line)
-    terminal.warn(f"{quantify(good, 'row')} can be sent, {len(bad)} cannot")
-    if bad:
-        raise BadInput(f"{len(bad)} of {quantify(good + len(bad), 'row')} cannot be sent")
-    if campaign.tally.duplicates:
-        raise BadInput(campaign.tally.explain())
-
-
-@contextmanager
-def _summed_up(terminal: Terminal, campaign: Campaign) -> Iterator[None]:
-    """Write the figures however the run ends, but for a run that did not begin.
-
-    A wrong name is told before it costs.
-    """
-    path, tally = campaign.summary, campaign.tally
-    if path is None:
-        yield
-        return
-    with _creating(path):
-        check_place(path)
-    try:
-        yield
-    except BaseException:
-        if tally.read:
-            with contextlib.suppress(CannotCreate):
-                _write_summary(path, terminal.secrets.redact(tally.dump()))
-        raise
-    _write_summary(path, terminal.secrets.redact(tally.dump()))
-
-
-def _open_progress(terminal: Terminal, kind: str, campaign: Campaign) -> Progress:
-    if kind == "auto":
-        # Whoever reads a pipe may write to the same screen, right behind the bar.
-        has_screen = terminal.err_is_terminal and not (campaign.output is None and goes_on())
-        kind = "none" if terminal.quiet else "bar" if has_screen else "log"
-    if kind == "bar" and not terminal.err_is_terminal:
-        kind = "log"  # there is no screen to draw on
-    return KINDS[kind](terminal, campaign.source)
-
-
-def _write_summary(path: Path, text: str) -> None:
-    with _creating(path):
-        replace_whole(path, text.encode())
-
-
-@contextmanager
-def _creating(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CannotCreate(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,101 @@
+"""Which fresh row may be asked for next, and whether there is enough for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+from kimi_cli.batch.backlog import Backlog
+from kimi_cli.batch.brake import Brake
+from kimi_cli.batch.budget import Budget
+from kimi_cli.batch.crew import Crew
+from kimi_cli.batch.intake import Intake
+from kimi_cli.batch.jobs import Job, blame
+from kimi_cli.batch.plan import Plan
+from kimi_cli.batch.records import BadRecord, Record
+from kimi_cli.batch.results import Result
+from kimi_cli.batch.sinks import Sink
+from kimi_cli.batch.tally import Tally
+from kimi_cli.errors import ExitStatus, KimiError
+
+
+class Admission:
+    """Takes rows from the input, as many as the plan and its budget allow."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        sink: Sink,
+        *,
+        plan: Plan,
+        tally: Tally,
+        brake: Brake,
+        under_way: tuple[Crew, Backlog, Sized],
+    ) -> None:
+        """Take from *intake*; those that are *under_way* count, as do those in *tally*."""
+        self._intake = intake
+        self._sink = sink
+        self._plan = plan
+        self._tally = tally
+        self._brake = brake
+        self._crew, self._backlog, self._held = under_way
+        self.budget = Budget(plan.max_tokens)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there are no more rows."""
+        return self._intake.ended
+
+    def stop(self) -> None:
+        """Read no further."""
+        self._intake.stop()
+
+    def admit(self) -> Job | None:
+        """Return the next fresh row that can be sent; those before it are written as errors."""
+        bad: list[Result] = []
+        job: Job | None = None
+        while job is None and not self._has_all_rows():
+            record = self._take_record()
+            if record is None:
+                break
+            self._sink.expect(record.number)
+            if isinstance(record, BadRecord):
+                self._tally.failed += 1
+                bad.append(blame(record))
+            else:
+                job = Job(record, record.payload, self.budget.estimate(record))
+        if bad:
+            self._sink.write(bad)
+        return job
+
+    def _take_record(self) -> Record | BadRecord | None:
+        """Take the next row; input that cannot be read ends the run, but not what is in flight."""
+        try:
+            return self._intake.take()
+        except KimiError as error:
+            self._brake.pull(str(error), error.status, drain=self._plan.timeout)
+            return None
+
+    def _has_all_rows(self) -> bool:
+        """Admit no fresh row at --max-rows; stop there, unless the input ends there as well."""
+        plan, tally = self._plan, self._tally
+        admitted = tally.finished + tally.deferred
+        admitted += len(self._crew) + len(self._backlog) + len(self._held)
+        if plan.max_rows is None or admitted < plan.max_rows:
+            return False
+        is_idle = not len(self._crew) and not self._backlog.waiting
+        if is_idle and self._take_record() is not None:
+            self._brake.pull(f"--max-rows {plan.max_rows}", ExitStatus.TEMPORARY, drain=0)
+        return True
+
+    def exceeds_budget(self, job: Job) -> bool:
+        """Tell whether *job* must wait for what is under way; stop where that cannot help."""
+        under_way = [*self._crew.jobs, *self._backlog.waiting]
+        if not self.budget.exceeds(job, under_way, self._tally.tokens):
+            return False
+        if not under_way:
+            limit = f"--max-total-tokens {self.budget.limit}"
+            if self._tally.sends:
+                self._brake.pull(limit, ExitStatus.TEMPORARY, drain=0)
+            else:
+                self._brake.pull(f"{limit} is less than one row may use", ExitStatus.DATA, drain=0)
+        return True

@@ -1,0 +1,109 @@
+"""The threads that carry requests: one for each in flight, each with a channel of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+
+from kimi_cli.api.channel import Channel
+from kimi_cli.batch.jobs import Job, Outcome, attempt
+from kimi_cli.errors import TemporaryFailure
+
+_STACK = 512 * 1024
+
+
+class Crew:
+    """Sends jobs and gives their outcomes back; grows with the need."""
+
+    def __init__(
+        self, open_channel: Callable[[], Channel], inspect: Callable[[Outcome], None]
+    ) -> None:
+        """Send over channels that *open_channel* makes.
+
+        *inspect* looks at each answer in the thread that brought it, and may want another.
+        """
+        self._open_channel = open_channel
+        self._inspect = inspect
+        self._outcomes: SimpleQueue[Outcome | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._flying: dict[int, Job] = {}
+        self._hands = 0
+
+    def __len__(self) -> int:
+        """How many requests are out."""
+        return len(self._flying)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that are out."""
+        return list(self._flying.values())
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Let threads be small meanwhile; what is out at the end is cut off, and all go home."""
+        previous = threading.stack_size(_STACK)
+        try:
+            yield
+        finally:
+            threading.stack_size(previous)
+            for job in self._flying.values():
+                job.abort()
+            for _ in range(self._hands):
+                self._jobs.put(None)
+
+    def send(self, job: Job) -> int | None:
+        """Send *job*; return how many can be sent at once where that is fewer than is wanted.
+
+        Raises TemporaryFailure when there is no thread to be had at all.
+        """
+        self._flying[id(job)] = job
+        self._jobs.put(job)
+        return None if self._hands >= len(self._flying) else self._hire()
+
+    def wake(self) -> None:
+        """End a wait for outcomes."""
+        self._outcomes.put(None)
+
+    def wait(self, seconds: float) -> Iterator[Outcome]:
+        """Wait for an outcome, and yield all that are there."""
+        with contextlib.suppress(Empty):
+            outcome = (
+                self._outcomes.get(timeout=seconds) if seconds else self._outcomes.get_nowait()
+            )
+            while True:
+                if outcome is not None:
+                    del self._flying[id(outcome.job)]
+                    yield outcome
+                outcome = self._outcomes.get_nowait()
+
+    def abort_late(self, now: float, timeout: float) -> None:
+        """End attempts that take longer than *timeout* seconds."""
+        for job in self._flying.values():
+            if now - job.began > timeout:
+                job.abort()
+
+    def excuse(self, seconds: float) -> None:
+        """Take *seconds* in which this process stood still off every attempt."""
+        for job in self._flying.values():
+            job.began += seconds
+
+    def _hire(self) -> int | None:
+        """Start one more thread, or go on with those that the system allows."""
+        try:
+            threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError as error:
+            if not self._hands:
+                raise TemporaryFailure(f"cannot start a thread: {error}") from error
+            return self._hands
+        self._hands += 1
+        return None
+
+    def _work(self) -> None:
+        """Carry jobs over one channel until there are none."""
+        channel = self._open_channel()
+        while (job := self._jobs.get()) is not None:
+            job.channel = channel
+            self._outcomes.put(attempt(job, channel, self._inspect))
+        channel.close()

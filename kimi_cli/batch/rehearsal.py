@@ -1,0 +1,35 @@
+"""A campaign without a run: every row is looked at, and nothing is sent."""
+
+from __future__ import annotations
+
+from kimi_cli.api.text import quantify
+from kimi_cli.batch.campaign import Campaign
+from kimi_cli.batch.records import BadRecord
+from kimi_cli.errors import BadInput
+from kimi_cli.system.terminal import Terminal
+
+_SHOWN = 10
+"""How many bad rows are told one by one."""
+
+
+def rehearse(terminal: Terminal, campaign: Campaign) -> None:
+    """Check the whole input, print the first request and the counts; raise what a run would."""
+    good, bad, first = 0, 0, None
+    told: list[str] = []
+    for record in campaign.rehearse():
+        if isinstance(record, BadRecord):
+            bad += 1
+            if bad <= _SHOWN:
+                told.append(f"row {record.number}: {record.message}")
+            continue
+        good += 1
+        first = first or record
+    if first is not None:
+        terminal.show(first.payload.decode() + "\n")
+    for line in told:
+        terminal.complain(line)
+    terminal.warn(f"{quantify(good, 'row')} can be sent, {bad} cannot")
+    if bad:
+        raise BadInput(f"{bad} of {quantify(good + bad, 'row')} cannot be sent")
+    if campaign.tally.duplicates:
+        raise BadInput(campaign.tally.explain())
