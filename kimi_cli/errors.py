@@ -5,7 +5,7 @@ KimiError
 ├── InvalidAnswer       5   the answer has not the form that was asked for
 ├── BadInput           65   what we were given cannot be sent
 ├── MissingInput       66   a file that we were to read is not there
-├── Unreachable        69   the service cannot be reached or used
+├── Unreachable        69   the service cannot be used; 75 where that may pass
 ├── CannotCreate       73   an output file cannot be created or used
 ├── OutputFailed       74   what we wrote did not arrive
 ├── TemporaryFailure   75   the same call may succeed later
