@@ -87,9 +87,10 @@ def _ask(talk: Talk, question: Prompt) -> None:
             raise
         talk.terminal.warn("stopped; /retry asks again")
     except NotKept as error:
-        talk.terminal.complain(str(error))
+        talk.terminal.complain(f"{error}; /save NAME keeps it")
     except KimiError as error:
-        talk.terminal.complain(f"{error}; /retry asks again")
+        said = str(error).removesuffix("; try again later")  # here it is asked by /retry
+        talk.terminal.complain(f"{said}; /retry asks again")
     talk.terminal.write_err("\n")
 
 
