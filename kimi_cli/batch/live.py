@@ -21,7 +21,7 @@ _SPARE_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Speed:
     """What the user said of the pace; None where nothing was said."""
 
     concurrency: int | None = None
@@ -33,21 +33,21 @@ class Limits:
     """How many equal processes share the account."""
 
 
-def make_pace(settings: Settings, limits: Limits, warn: Callable[[str], None]) -> Pace:
+def make_pace(settings: Settings, speed: Speed, warn: Callable[[str], None]) -> Pace:
     """Begin with what is documented of the host; an option has the last word."""
     known = settings.profile if settings.at_home else Profile("")
-    documented = known.concurrency // limits.share if known.concurrency else None
-    cap = limits.concurrency or (max(1, documented) if documented else HIGHEST)
+    documented = known.concurrency // speed.share if known.concurrency else None
+    cap = speed.concurrency or (max(1, documented) if documented else HIGHEST)
     allowed = _raise_descriptor_limit(cap)
     if allowed < cap:
         warn(f"at most {quantify(allowed, 'request')} at once: 'ulimit -n' allows no more files")
     return Pace(
         cap=allowed,
-        start=limits.concurrency or START,
-        rpm=limits.rpm / limits.share if limits.rpm else None,
-        tpm=limits.tpm / limits.share if limits.tpm else None,
+        start=speed.concurrency or START,
+        rpm=speed.rpm / speed.share if speed.rpm else None,
+        tpm=speed.tpm / speed.share if speed.tpm else None,
         rate=known.rate,
-        share=limits.share,
+        share=speed.share,
     )
 
 

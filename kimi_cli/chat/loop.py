@@ -117,7 +117,10 @@ def _make_editor(talk: Talk) -> Editor | PlainEditor:
 
 
 def answer_lines(talk: Talk, first: str, lines: Iterable[str], *, allow_incomplete: bool) -> None:
-    """Answer question after question; the first failure ends it."""
+    """Answer question after question; the first failure ends it.
+
+    Raises BadInput where there is no question, and what ``Talk.ask`` raises.
+    """
     asked = 0
     for line in chain([first], lines):
         if not line.strip():
