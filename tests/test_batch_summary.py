@@ -61,6 +61,7 @@ def test_the_summary_is_whole(batch: Kimi, server: ReplayServer, source: Path, o
         "sends_with_unknown_outcome": 0,
         "tokens": {"prompt": 70, "completion": 7},
         "refusals": {"concurrency": 1},
+        "limits": [{"kind": "concurrency", "value": 1, "seconds": None, "how": "chosen"}],
         "stopped": None,
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kimi_cli.api.client import Client
 from kimi_cli.api.text import quantify
-from kimi_cli.batch.pace import HIGHEST, START, Pace
+from kimi_cli.batch.pace import START, Pace
 from kimi_cli.batch.plan import Plan
 from kimi_cli.batch.records import BadRecord, Record
 from kimi_cli.batch.run import Front, Launch, Run
@@ -21,7 +21,7 @@ _SPARE_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class Limits:
     """What the user said of the pace; None where nothing was said."""
 
     concurrency: int | None = None
@@ -33,22 +33,23 @@ class Speed:
     """How many equal processes share the account."""
 
 
-def make_pace(settings: Settings, speed: Speed, warn: Callable[[str], None]) -> Pace:
+def make_pace(settings: Settings, limits: Limits, warn: Callable[[str], None]) -> Pace:
     """Begin with what is documented of the host; an option has the last word."""
     known = settings.profile if settings.at_home else Profile("")
-    documented = known.concurrency // speed.share if known.concurrency else None
-    cap = speed.concurrency or (max(1, documented) if documented else HIGHEST)
-    allowed = _raise_descriptor_limit(cap)
-    if allowed < cap:
-        warn(f"at most {quantify(allowed, 'request')} at once: 'ulimit -n' allows no more files")
-    return Pace(
-        cap=allowed,
-        start=speed.concurrency or START,
-        rpm=speed.rpm / speed.share if speed.rpm else None,
-        tpm=speed.tpm / speed.share if speed.tpm else None,
+    pace = Pace(
+        cap=limits.concurrency,
+        start=limits.concurrency or START,
+        rpm=limits.rpm,
+        tpm=limits.tpm,
         rate=known.rate,
-        share=speed.share,
+        documented=known.concurrency,
+        share=limits.share,
     )
+    allowed = _raise_descriptor_limit(pace.most)
+    if allowed < pace.most:
+        warn(f"at most {quantify(allowed, 'request')} at once: 'ulimit -n' allows no more files")
+        pace.confine(allowed)
+    return pace
 
 
 def _raise_descriptor_limit(connections: int) -> int:

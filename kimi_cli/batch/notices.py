@@ -16,7 +16,7 @@ class Kind(Enum):
     RATE = "rate"
     TOKENS = "tokens"
     OVERLOAD = "overload"
-    UNKNOWN = "unknown"
+    UNKNOWN = "load"
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ class Runner:
             raise
         finally:
             self.tally.unknown += len(self._crew)
+            self.tally.limits = self.pace.list_limits()
             self._admission.stop()
 
     def stop(self, reason: str, status: ExitStatus | None, *, drain: float) -> None:

@@ -98,10 +98,7 @@ class LedgerSink:
         self._ledger.append(lines)
 
     def defer(self, result: Result) -> None:
-        """List the row in the errors file, which begins anew with the first.
-
-        Raises OutputFailed.
-        """
+        """List the row in the errors file, which begins anew with the first."""
         if not self.defers:
             self.write([result])
             return

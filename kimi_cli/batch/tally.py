@@ -47,6 +47,8 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
+    limits: list[dict[str, Any]] = field(default_factory=list)
+    """What held the run back, as the pace found it: kind, value, seconds, how it is known."""
     stop_reason: str | None = None
     stop_status: ExitStatus | None = None
     trouble: str = ""
@@ -198,5 +200,6 @@ class Tally:
             "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens},
             "latency_ms": self.find_percentiles(),
             "refusals": dict(self.refusals),
+            "limits": self.limits,
             "stopped": self.stop_reason,
         }

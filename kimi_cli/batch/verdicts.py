@@ -18,8 +18,8 @@ from kimi_cli.batch.jobs import Outcome
 from kimi_cli.batch.notices import Kind, Notice, read_notice
 from kimi_cli.errors import KimiError, StreamTruncated, TimedOut, Unreachable
 
-_FREE_OVERLOADS = 20
-"""Times that a row is told of overload before that costs it attempts."""
+_SOON, _FREE_OVERLOADS = 5, 20
+"""Times that a row is told of overload before it waits longer, and before that costs attempts."""
 _JITTER = 0.5
 _FATAL = (Meaning.TOKEN_REFUSED, Meaning.QUOTA_USED_UP, Meaning.SPENT_FOR_NOW)
 
@@ -134,6 +134,9 @@ def _judge_load(outcome: Outcome, error: Refused, context: Context) -> Verdict:
     if notice.kind is not Kind.OVERLOAD:
         delay = asked + random.uniform(0, _JITTER)
         return Verdict(Fate.AGAIN, Sign.BUSY, delay, notice=notice)
+    if job.overloads < _SOON:  # it may be a limit in other words: the pace sees to it
+        delay = asked + random.uniform(0, _JITTER)
+        return Verdict(Fate.AGAIN, Sign.BUSY, delay, costs_patience=True, notice=notice)
     if job.overloads < _FREE_OVERLOADS:
         delay = context.policy.draw_delay(error, job.overloads + 1)
         return Verdict(Fate.AGAIN, Sign.BUSY, delay, costs_patience=True, notice=notice)

@@ -54,8 +54,7 @@ class Recording:
         if (problem := self._keep(completion, flaw)) is None:
             return
         if error is None:
-            lack = f"; it is incomplete: {flaw}" if flaw else ""
-            raise NotKept(f"{problem}{lack}; it is on standard output alone")
+            raise NotKept(f"{problem}; it is incomplete: {flaw}" if flaw else problem)
         if isinstance(error, KimiError):
             error.args = (f"{error}; {problem}",)
         else:

@@ -176,10 +176,7 @@ def _decode(data: bytes, name: str, reading: Reading) -> str:
 
 
 def decode_argument(word: str) -> str:
-    """Take an argument back to its bytes, and read them as UTF-8 whatever the locale.
-
-    Raises BadInput.
-    """
+    """Take an argument back to its bytes, and read them as UTF-8 whatever the locale."""
     try:
         return os.fsencode(word).decode("utf-8")
     except UnicodeDecodeError as error:
