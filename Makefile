@@ -49,6 +49,10 @@ test: $(VENV)/.test $(VENV)/.local ## run the tests
 .PHONY: check
 check: lint types test ## lint, types and tests: what must pass before a commit
 
+.PHONY: pythons
+pythons: ## try other Pythons, and the oldest packages, in systems of their own (Debian, as root)
+	.ci/pythons
+
 .PHONY: lint
 lint: $(VENV)/.test ## check style and formatting
 	$(BIN)/ruff check

@@ -192,7 +192,7 @@ def _start_engine(terminal: Terminal, settings: Settings) -> Iterator[tuple[str,
     """Start the engine in this process; yield its base URL and its bearer token."""
     from kimi_cli.system import engine  # noqa: PLC0415 - an optional extra
 
-    model = engine.find_model(settings.local_model)
+    model = engine.find_weights(settings.local_model)
     with engine.serve(model, alias=settings.model) as endpoint:
         terminal.secrets.hide(endpoint.bearer_token)
         yield endpoint.base_url, endpoint.bearer_token

@@ -84,7 +84,8 @@ def test_the_manner_of_a_conversation_is_in_force_again(
 ) -> None:
     """Model and options are; those of the command line and environment are stronger."""
     configure(home, 'model = "kimi-k2.6"\n')
-    assert mine("-m", "kimi-k3", *OPTIONS, "one").status == 0
+    prose = ("--reask", "0", "--allow-invalid")
+    assert mine("-m", "kimi-k3", *OPTIONS, *prose, "one").status == 0
     assert mine("two").status == 0
     changes = ("--temperature", "1", "--stop", "A", "--stop", "B", "-O", "user=bob", "--no-stream")
     assert mine(*changes, "three", env={"KIMI_MODEL": "kimi-k2"}).status == 0

@@ -65,7 +65,8 @@ def test_every_option_is_sent_and_nothing_else(
     ask: Kimi, server: ReplayServer, options: list[str], changes: dict[str, Any]
 ) -> None:
     """A body field is sent only when its option was given, with that value."""
-    server.answer(lambda request: stream("x") if request.json["stream"] else completion("x"))
+    answers = {True: stream("1"), False: completion("1")}
+    server.answer(lambda request: answers[request.json["stream"]])
     assert ask(*options, "hi").status == 0
     expected = {**PLAIN_BODY, **changes}
     if not expected["stream"]:

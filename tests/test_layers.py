@@ -131,6 +131,45 @@ def test_no_code_asks_for_a_profile_by_name(name: str) -> None:
     assert "profile.name ==" not in text
 
 
+# Docstrings
+
+
+def find_public(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Yield the public functions of a module, and the public methods of its public classes."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from (m for m in node.body if isinstance(m, ast.FunctionDef))
+        elif isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def raises_itself(node: ast.FunctionDef) -> bool:
+    """Whether a function has a ``raise`` of its own, not one of a function inside it."""
+    inner = [part for part in ast.walk(node) if isinstance(part, ast.FunctionDef) and part != node]
+    theirs = {id(part) for function in inner for part in ast.walk(function)}
+    return any(
+        isinstance(part, ast.Raise) and part.exc is not None and id(part) not in theirs
+        for part in ast.walk(node)
+    )
+
+
+NAMED_BY_A_LIBRARY = ("convert", "resolve_command")
+"""Methods whose errors are click's to define."""
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("commands")])
+def test_a_public_function_says_what_it_raises(name: str) -> None:
+    """Whoever calls it need not read it."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    silent = [
+        node.name
+        for node in find_public(tree)
+        if not node.name.startswith("_") and node.name not in NAMED_BY_A_LIBRARY
+        if raises_itself(node) and "aise" not in (ast.get_docstring(node) or "")
+    ]
+    assert silent == []
+
+
 # Sizes
 
 LINES, METHODS, ATTRIBUTES = 60, 15, 12

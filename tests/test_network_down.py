@@ -11,6 +11,7 @@ import pytest
 from conftest import CANARY
 from program import Kimi
 from rows import write_input
+from screen import Screen
 from server import ReplayServer, stream
 
 REMOTE = "https://kimi.example.com/v1"
@@ -44,6 +45,14 @@ def test_ask_and_batch_agree(offline: Kimi, source: Path, out: Path) -> None:
     run = offline("batch", "--base-url", REMOTE, str(source), "-o", str(out), "--max-wait", "1s")
     assert run.status == 75
     assert offline("models", "--base-url", REMOTE, "--retries", "0").status == 75
+
+
+def test_a_chat_says_how_it_is_asked_again(offline: Kimi, home: Path) -> None:
+    """Not later, but by its own command."""
+    words = [str(offline.program), "chat", "--base-url", REMOTE, "--retries", "0", "hi"]
+    environment = {key: value for key, value in offline.environment.items() if value is not None}
+    with Screen(words, environment, home, columns=200) as screen:
+        screen.see("; check the network and the address; /retry asks again")
 
 
 @pytest.mark.parametrize(

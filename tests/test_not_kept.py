@@ -28,6 +28,7 @@ def test_an_answer_that_is_not_kept_as_asked_is_74(
     result = run.wait()
     assert (result.stdout, result.status) == (b"half more\n", 74)
     assert result.error.startswith(UNSAVED)
+    assert result.error.endswith("; it is on standard output alone\n")
     assert result.error.count("\n") == 1
 
 
@@ -96,6 +97,7 @@ def test_a_chat_that_leaves_an_answer_behind_is_74(
         assert kimi("log", "rm", "mine").status == 0
         gate.set()
         screen.see(UNSAVED)
+        screen.see("; it is on standard output alone; /save NAME keeps it")
         screen.see_prompt()
         if rescued:
             say(screen, "/save mine", "kimi chat -S mine")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from program import Kimi, Result, Source
-from server import ReceivedRequest, ReplayServer, stream
+from server import ReplayServer, stream
 
 Compose = Callable[..., str]
 
@@ -423,9 +423,10 @@ def test_token_and_prompt_cannot_share_stdin(kimi: Kimi, server: ReplayServer) -
     """--token-file - takes stdin, so that - as a prompt is a contradiction."""
     ask = kimi.but("ask", "--base-url", server.url, "--token-file", "-")
     assert_refused(ask("-", stdin=b"token"), 2, "standard input")
-    server.answer(lambda request: stream(_show(request)))
-    assert ask("hi", stdin=b"secret-token\n").stdout == b"hi Bearer secret-token\n"
-
-
-def _show(request: ReceivedRequest) -> str:
-    return f"{read_message(request.body)} {request.headers['Authorization']}"
+    server.script(stream("x"))
+    assert ask("hi", stdin=b"secret-token\n").status == 0
+    request = server.requests[-1]
+    assert (read_message(request.body), request.headers["Authorization"]) == (
+        "hi",
+        "Bearer secret-token",
+    )

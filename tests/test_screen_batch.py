@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -98,3 +99,14 @@ def test_one_is_one(batch: Kimi, source: Path, rows: int, told: str) -> None:
     write_input(source, rows)
     run = batch(str(source), "--dry-run")
     assert f"{told} can be sent, 0 cannot" in run.error
+
+
+def test_nothing_in_flight_is_not_waited_for(batch: Kimi) -> None:
+    """A run that waits for its input says that it stops, and not for what it waits."""
+    run = batch.start("--progress", "json", stdin="pipe")
+    run.write(b'"unfinished')
+    run.expect(b'"in_flight": 0', "stderr")
+    run.signal(signal.SIGINT)
+    run.expect(b"kimi: nothing is in flight; stopping\n", "stderr")
+    run.end_input()
+    assert run.wait().status == -signal.SIGINT

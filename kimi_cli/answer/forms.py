@@ -64,7 +64,7 @@ class JsonForm:
     is_json: bool = True
 
     def read(self, text: str) -> Fit:
-        """Parse *text*, in which one fenced block is allowed around the JSON."""
+        """Parse *text*, in which one fenced block is allowed around it; raises Misfit."""
         try:
             value, line = read_json(text)
         except ValueError as error:
@@ -90,7 +90,7 @@ class SchemaForm:
         )
 
     def read(self, text: str) -> Fit:
-        """Parse *text* and check it, ``format`` included."""
+        """Parse *text* and check it, ``format`` included; raises Misfit."""
         fit = JsonForm().read(text)
         error = next(iter(self.validator.iter_errors(fit.value)), None)
         if error is not None:
@@ -113,7 +113,10 @@ class ChoiceForm:
         return f"Answer with exactly one of these and nothing else: {', '.join(self.labels)}"
 
     def read(self, text: str) -> Fit:
-        """Find the label that *text* is, but for case, quotes, emphasis and a last full stop."""
+        """Find the label that *text* is, but for case, quotes, emphasis and a last full stop.
+
+        Raises Misfit.
+        """
         wanted = _strip(text)
         for label in self.labels:
             if _strip(label) == wanted:
@@ -140,7 +143,7 @@ class BlockForm:
         return "Put what is asked for into one fenced code block"
 
     def read(self, text: str) -> Fit:
-        """Return the first block of *text*, or the *last*, without its fences, byte for byte."""
+        """Return the first block of *text*, or the *last*, without its fences; raises Misfit."""
         blocks = _find_blocks(text)
         if not blocks:
             raise Misfit("it has no fenced code block")

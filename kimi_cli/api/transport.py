@@ -327,7 +327,7 @@ def _read_promptly(response: Any) -> Iterator[bytes]:
 
 
 def explain_failure(error: Exception, route: Route, *, connecting: bool = False) -> KimiError:
-    """Say in our terms why no reply came."""
+    """Say in our terms why no reply came; raises *error* where it is a bug of ours."""
     host, root, reason = route.host, _find_root(error), _describe(error)
     if isinstance(error, SSLError) and (flaw := _find_flaw(route.ca_bundle)):
         return ConfigError(f"cannot read certificates from {route.ca_bundle}: {flaw}")

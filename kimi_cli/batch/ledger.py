@@ -117,7 +117,8 @@ class Ledger:
     def settle(self) -> str | None:
         """Force to disk what was written since the last time, where it is time.
 
-        Return what somebody did to the file meanwhile, so that nothing more may be bought.
+        Return what somebody did to the file meanwhile, so that nothing more may be bought. Raises
+        OutputFailed.
         """
         try:
             self._sync_now_and_then()

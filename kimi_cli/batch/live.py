@@ -21,7 +21,7 @@ _SPARE_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Speed:
     """What the user said of the pace; None where nothing was said."""
 
     concurrency: int | None = None
@@ -33,17 +33,17 @@ class Limits:
     """How many equal processes share the account."""
 
 
-def make_pace(settings: Settings, limits: Limits, warn: Callable[[str], None]) -> Pace:
+def make_pace(settings: Settings, speed: Speed, warn: Callable[[str], None]) -> Pace:
     """Begin with what is documented of the host; an option has the last word."""
     known = settings.profile if settings.at_home else Profile("")
     pace = Pace(
-        cap=limits.concurrency,
-        start=limits.concurrency or START,
-        rpm=limits.rpm,
-        tpm=limits.tpm,
+        cap=speed.concurrency,
+        start=speed.concurrency or START,
+        rpm=speed.rpm,
+        tpm=speed.tpm,
         rate=known.rate,
         documented=known.concurrency,
-        share=limits.share,
+        share=speed.share,
     )
     allowed = _raise_descriptor_limit(pace.most)
     if allowed < pace.most:

@@ -120,7 +120,7 @@ def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadReco
 
 
 def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
-    """Make a record of one parsed *row*."""
+    """Make a record of one parsed *row*; what is wrong is in a BadRecord, and not raised."""
     source = _describe(row)
     name, identifier = None, name_by_place(number)
     try:

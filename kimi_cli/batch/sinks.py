@@ -98,7 +98,10 @@ class LedgerSink:
         self._ledger.append(lines)
 
     def defer(self, result: Result) -> None:
-        """List the row in the errors file, which begins anew with the first."""
+        """List the row in the errors file, which begins anew with the first.
+
+        Raises OutputFailed.
+        """
         if not self.defers:
             self.write([result])
             return

@@ -56,7 +56,7 @@ class Watch:
             self._progress.finish(self._run)
 
     def stop(self, signum: int) -> None:
-        """Drain at the first signal, leave at the second."""
+        """Drain at the first signal, leave at the second: raises Terminated."""
         if signum == self.signum == signal.SIGHUP:
             return  # a window that is closed says so twice, by its shell and by itself
         run = self._run

@@ -87,9 +87,10 @@ def _ask(talk: Talk, question: Prompt) -> None:
             raise
         talk.terminal.warn("stopped; /retry asks again")
     except NotKept as error:
-        talk.terminal.complain(str(error))
+        talk.terminal.complain(f"{error}; /save NAME keeps it")
     except KimiError as error:
-        talk.terminal.complain(f"{error}; /retry asks again")
+        said = str(error).removesuffix("; try again later")  # here it is asked by /retry
+        talk.terminal.complain(f"{said}; /retry asks again")
     talk.terminal.write_err("\n")
 
 
@@ -116,7 +117,10 @@ def _make_editor(talk: Talk) -> Editor | PlainEditor:
 
 
 def answer_lines(talk: Talk, first: str, lines: Iterable[str], *, allow_incomplete: bool) -> None:
-    """Answer question after question; the first failure ends it."""
+    """Answer question after question; the first failure ends it.
+
+    Raises BadInput where there is no question, and what ``Talk.ask`` raises.
+    """
     asked = 0
     for line in chain([first], lines):
         if not line.strip():

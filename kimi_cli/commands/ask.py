@@ -109,6 +109,6 @@ def _warn_of_reach(terminal: Terminal, settings: Settings, prompt: Prompt) -> No
     """Say that the small model behind the profile does not read all of a long text."""
     from kimi_cli.system import engine  # noqa: PLC0415 - an optional extra
 
-    reach = engine.find_reach(engine.find_model(settings.local_model))
+    reach = engine.find_reach(engine.find_weights(settings.local_model))
     if reach is not None and len(prompt.text) > reach:
         terminal.warn(f"this demonstration model reads the first {reach} characters of a text")

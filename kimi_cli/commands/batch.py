@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from kimi_cli.batch.campaign import Campaign
-from kimi_cli.batch.live import Limits, make_pace, prepare_launch
+from kimi_cli.batch.live import Speed, make_pace, prepare_launch
 from kimi_cli.batch.outlook import make_outlook
 from kimi_cli.batch.plan import POLICY, Plan
 from kimi_cli.batch.progress import open_progress
@@ -193,7 +193,7 @@ _OPTIONS = (
         type=click.IntRange(1),
         default=1,
         metavar="K",
-        help="Take one of K equal shares of the account's limits.",
+        help="Take one of K equal shares of the account's speed.",
     ),
     click.option(
         "--max-wait",
@@ -278,10 +278,10 @@ def batch(
         progress = open_progress(
             terminal, options.progress, campaign.source, writes_out=campaign.output is None
         )
-        limits = Limits(
+        speed = Speed(
             concurrency=options.concurrency, rpm=options.rpm, tpm=options.tpm, share=options.share
         )
-        pace = make_pace(settings, limits, terminal.warn)
+        pace = make_pace(settings, speed, terminal.warn)
         with (
             summed_up(campaign.summary, tally, terminal.secrets.redact),
             watch_signals(terminal, progress, writes_out=campaign.output is None) as watch,

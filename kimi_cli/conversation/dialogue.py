@@ -54,7 +54,8 @@ class Recording:
         if (problem := self._keep(completion, flaw)) is None:
             return
         if error is None:
-            raise NotKept(f"{problem}; it is incomplete: {flaw}" if flaw else problem)
+            lack = f"; it is incomplete: {flaw}" if flaw else ""
+            raise NotKept(f"{problem}{lack}; it is on standard output alone")
         if isinstance(error, KimiError):
             error.args = (f"{error}; {problem}",)
         else:

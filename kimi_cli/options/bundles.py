@@ -61,7 +61,8 @@ class RequestOptions:
     def list_parameters(self, profile: Profile) -> dict[str, Any]:
         """Return the body fields that were given, by their API names; -O has the last word.
 
-        *profile* spells those that its host calls otherwise than others do.
+        *profile* spells those that its host calls otherwise than others do. Raises UsageError for
+        two that contradict each other.
         """
         if self.thinking == "off" and self.reasoning_effort not in (None, "none"):
             raise click.UsageError("--thinking off and --reasoning-effort exclude each other")

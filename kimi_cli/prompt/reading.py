@@ -176,7 +176,10 @@ def _decode(data: bytes, name: str, reading: Reading) -> str:
 
 
 def decode_argument(word: str) -> str:
-    """Take an argument back to its bytes, and read them as UTF-8 whatever the locale."""
+    """Take an argument back to its bytes, and read them as UTF-8 whatever the locale.
+
+    Raises BadInput.
+    """
     try:
         return os.fsencode(word).decode("utf-8")
     except UnicodeDecodeError as error:

@@ -122,7 +122,7 @@ class Endpoint:
     bearer_token: str = field(repr=False)
 
 
-def find_model(path: str | None) -> pathlib.Path:
+def find_weights(path: str | None) -> pathlib.Path:
     """The GGUF file at `path` (`~` is expanded), or the one of the installed model package.
 
     Raises ConfigError when there is none.

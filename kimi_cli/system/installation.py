@@ -46,8 +46,4 @@ def _find_installer() -> list[str]:
     install = [sys.executable, "-m", "pip", "install"]
     if _HOME.parts[-2:] == ("lib", "kimi"):  # of make install, which has a folder of its own
         install += ["--target", str(_HOME)]
-    return install if _may_write() else ["sudo", *install]
-
-
-def _may_write() -> bool:
-    return os.access(_HOME, os.W_OK) or sys.prefix != sys.base_prefix
+    return install if os.access(_HOME, os.W_OK) else ["sudo", *install]

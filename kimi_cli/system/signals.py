@@ -53,7 +53,10 @@ def forbid_dumps() -> None:
 
 
 def die_by(signum: int) -> NoReturn:
-    """End this process by *signum*: a shell loop goes on after exit 130, but not after SIGINT."""
+    """End this process by *signum*: a shell loop goes on after exit 130, but not after SIGINT.
+
+    Where the signal is blocked it raises SystemExit.
+    """
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
     raise SystemExit(128 + signum)  # only where the signal is blocked
