@@ -83,9 +83,16 @@ def open_stores(terminal: Terminal, environment: Mapping[str, str]) -> Stores:
 
 @contextmanager
 def open_client(
-    terminal: Terminal, settings: Settings, connection: ConnectionOptions, *, stream: bool = True
+    terminal: Terminal,
+    settings: Settings,
+    connection: ConnectionOptions,
+    *,
+    stream: bool = True,
+    since: float | None = None,
 ) -> Iterator[Client]:
     """Yield a client for what *settings* and *connection* describe.
+
+    ``--max-time`` counts from *since* (monotonic), or from the beginning of each call.
 
     Starts the profile's engine where it has one. Raises ConfigError.
     """
@@ -100,11 +107,17 @@ def open_client(
                 token = find_token(terminal, settings, connection.token_file)
             base_url, value = settings.base_url, token.value if token else None
         terminal.tell(f"model {settings.model} ({settings.sources['model']}) at {base_url}")
-        yield _make_client(terminal, settings, base_url, value, stream=stream)
+        yield _make_client(terminal, settings, base_url, value, stream=stream, since=since)
 
 
 def _make_client(
-    terminal: Terminal, settings: Settings, base_url: str, token: str | None, *, stream: bool
+    terminal: Terminal,
+    settings: Settings,
+    base_url: str,
+    token: str | None,
+    *,
+    stream: bool,
+    since: float | None = None,
 ) -> Client:
     from kimi_cli.api.client import Client  # noqa: PLC0415 - requests is loaded only to send
     from kimi_cli.api.limits import Limits  # noqa: PLC0415 - for requests only
@@ -117,6 +130,7 @@ def _make_client(
         connect=settings.connect_timeout,
         idle=settings.timeout or (LONG_PATIENCE if in_one_piece else PATIENCE),
         total=settings.max_time,
+        since=since,
     )
     return Client(
         Transport(find_route(base_url, os.environ)),

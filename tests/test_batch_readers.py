@@ -22,6 +22,24 @@ from kimi_cli.batch.readers import read_jsonl, split_lines
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
 from kimi_cli.batch.results import FORMATS, Result, encode_results
 
+# Tables
+
+
+@pytest.mark.parametrize(
+    "cell", ['"a', 'a"', '"a"b', '6" pipe', '""', '"a, b"', "'a"], ids=range(7)
+)
+def test_a_quote_in_a_tsv_is_a_letter(batch: Kimi, server: ReplayServer, cell: str) -> None:
+    """It swallows no row behind it, and is asked as it stands."""
+    server.answer(lambda request: completion(get_prompt(request)))
+    table = f"id\ttext\n1\t{cell}\n2\tb\n3\tc\n".encode()
+    result = batch("--tsv", "-p", "{text}", "--format", "flat", stdin=table)
+    assert result.status == 0
+    answers = {
+        row["custom_id"]: row["content"] for row in map(json.loads, result.stdout.splitlines())
+    }
+    assert answers == {"1": cell, "2": "b", "3": "c"}
+
+
 # Lines
 
 

@@ -240,8 +240,10 @@ def test_our_own_streams_are_known_by_any_name(tmp_path: Path) -> None:
     assert find_stream("/proc/1/fd/2") is None
     assert find_stream(tmp_path / "2") is None
     assert find_stream("/dev/null") is None
+    unused = os.dup(2)
+    os.close(unused)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        check_place("/dev/fd/77")
+        check_place(f"/dev/fd/{unused}")
 
 
 @pytest.mark.parametrize("name", ["/dev/stderr", "/dev/fd/2", "run.log", "link"])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Kimi, Result, Source
-from server import ReplayServer, stream
+from program import Kimi, Result, Running, Source
+from rows import pause
+from server import ReplayServer, Stall, completion, stream
 
 Compose = Callable[..., str]
 
@@ -236,17 +238,112 @@ def test_hint_when_a_pipe_stays_silent(kimi: Kimi) -> None:
     assert result.seconds > 2
 
 
-def test_no_hint_without_a_person(kimi: Kimi, server: ReplayServer) -> None:
-    """A log file gets no hint, nor does a terminal with -q."""
+def test_a_log_gets_the_hint_too(kimi: Kimi) -> None:
+    """Or a job that nobody feeds would be silent for ever; -q leaves it out."""
     runs = [
+        kimi.start("ask", "--dry-run", "-q", "hi", stdin="pipe"),
         kimi.start("ask", "--dry-run", "hi", stdin="pipe"),
-        kimi.pty("ask", "--dry-run", "-q", "hi", stdin="pipe"),
-        kimi.pty("ask", "--dry-run", "hi", stdin="pipe"),
     ]
-    runs[2].expect(b"waiting", "stderr")  # by then the others would have said it too
-    for run in runs[:2]:
-        run.end_input()
-        assert run.wait().stderr == b""
+    runs[1].expect(b"waiting for standard input; use -n to leave it alone", "stderr")
+    runs[0].end_input()
+    assert runs[0].wait().stderr == b""
+
+
+def test_the_limit_of_the_call_counts_the_wait(ask: Kimi, server: ReplayServer) -> None:
+    """--max-time begins with the program: 75 when standard input does not end, nothing is sent."""
+    run = ask.start("--max-time", "0.5", "hi", stdin="pipe")
+    run.write(b"half")
+    result = run.wait()
+    assert (result.status, result.stdout) == (75, b"")
+    assert "standard input did not end within 0.5 s (limit: max-time)" in result.error
+    assert not server.requests
+
+
+def test_what_the_wait_took_is_gone(ask: Kimi, server: ReplayServer) -> None:
+    """Of the limit: the host has only what is left."""
+    server.script(stream("late", Stall()))
+    run = ask.start("--max-time", "2", "hi", stdin="pipe")
+    pause(1.5)
+    run.end_input()
+    server.await_requests(1)
+    result = run.wait()
+    assert result.status == 75
+    assert "not done within 2 s" in result.error
+    assert result.seconds < 3.4
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \r\n\t"])
+def test_an_empty_file_alone_is_no_prompt(plan: Kimi, home: Path, content: bytes) -> None:
+    """As an empty pipe is none; beside words it may be what they are about."""
+    (home / "e.txt").write_bytes(content)
+    assert_refused(plan("-f", "e.txt"), 65, "the prompt is empty")
+    assert_refused(plan("-f", "e.txt", "-f", "e.txt"), 65, "the prompt is empty")
+    assert plan("-f", "e.txt", "Is this file empty?").status == 0
+    (home / "f.txt").write_text("text")
+    assert plan("-f", "e.txt", "-f", "f.txt").status == 0
+
+
+# Input that is not there yet
+
+
+NON_BLOCKING = "import os, sys; os.set_blocking(0, False); os.execv(sys.argv[1], sys.argv[1:])"
+"""Leaves standard input as a program before on the same pipe may have left it."""
+
+
+def start_non_blocking(kimi: Kimi, *arguments: str) -> Running:
+    """The program, with a standard input that says at once when there is nothing yet."""
+    python = Kimi(Path(sys.executable), kimi.environment, kimi.folder)
+    program = str(kimi.program)
+    return python.start("-c", NON_BLOCKING, program, *kimi.arguments, *arguments, stdin="pipe")
+
+
+def test_nothing_yet_is_not_the_end_of_a_batch(kimi: Kimi, server: ReplayServer) -> None:
+    """Every row is read, however long it takes."""
+    server.answer(lambda request: completion(read_message(request.body)))
+    batch = kimi.but("batch", "--base-url", server.url, "--no-auth", "--format", "text")
+    run = start_non_blocking(batch, "--lines")
+    for number in range(20):
+        run.write(f"row {number}\n".encode())
+        pause(0.02)
+    run.end_input()
+    result = run.wait()
+    assert (result.status, result.error.count("20 answered")) == (0, 1)
+
+
+def test_nothing_yet_is_not_the_end_of_a_chat(kimi: Kimi, server: ReplayServer) -> None:
+    """The second question comes late."""
+    server.answer(lambda request: stream("yes"))
+    run = start_non_blocking(kimi.but("chat", "--base-url", server.url, "--no-auth"))
+    run.write(b"one\n")
+    server.await_requests(1)
+    pause(0.1)
+    run.write(b"two\n")
+    server.await_requests(2)
+    run.end_input()
+    assert run.wait().status == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("ask", "--token-file", "-", "hi"), ("auth", "login", "--no-verify")]
+)
+def test_nothing_yet_is_not_the_end_of_a_token(
+    kimi: Kimi, server: ReplayServer, arguments: tuple[str, ...]
+) -> None:
+    """It is taken whole, when it comes."""
+    server.script(stream("yes"))
+    extra = ("--insecure-storage",) if arguments[0] == "auth" else ()
+    run = start_non_blocking(kimi.but(*arguments, "--base-url", server.url, *extra))
+    pause(0.3)
+    run.write(b"secret-")
+    pause(0.1)
+    run.write(b"token\n")
+    run.end_input()
+    assert run.wait().status == 0
+    if arguments[0] == "ask":
+        assert server.requests[-1].headers["Authorization"] == "Bearer secret-token"
+    else:
+        shown = kimi("auth", "token", "--base-url", server.url)
+        assert shown.stdout == b"secret-token\n"
 
 
 # Terminals and odd arguments

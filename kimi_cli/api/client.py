@@ -262,7 +262,7 @@ class Client:
         """Run *call* until it succeeds or the policy ends it."""
         began = time.monotonic()
         total = self._limits.total
-        deadline = None if total is None else began + total
+        deadline = None if total is None else (self._limits.since or began) + total
         policy = self._policy
         if total is not None:
             policy = replace(policy, budget=min(policy.budget, total))

@@ -30,6 +30,8 @@ class Limits:
     connect: float = 10.0
     idle: float = 120.0
     total: float | None = None
+    since: float | None = None
+    """The moment from which *total* counts, on the monotonic clock; None for each call's own."""
 
 
 class Timer:

@@ -65,7 +65,10 @@ def read_table(lines: TableLines, delimiter: str) -> Iterator[Any]:
     import csv  # noqa: PLC0415 - most inputs are JSON Lines
 
     csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    if lines.quotes:
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    else:
+        rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     try:
         names = _check_header(next(filter(None, rows), []))
     except (csv.Error, RecordError) as error:
@@ -106,8 +109,20 @@ def _has_stray_bytes(text: str) -> bool:
 class TableLines:
     """The lines of a table as csv wants them: text with its ends, and with bytes that are none."""
 
-    def __init__(self, file: BinaryIO, longest: int, note: Callable[[int, int], None]) -> None:
-        """Read *file*, whose rows may have *longest* bytes; *note* is told of each line."""
+    def __init__(
+        self,
+        file: BinaryIO,
+        longest: int,
+        note: Callable[[int, int], None],
+        *,
+        quotes: bool = True,
+    ) -> None:
+        """Read *file*, whose rows may have *longest* bytes; *note* is told of each line.
+
+        Without *quotes* a row is a line, and a quote is a letter (IANA's
+        text/tab-separated-values).
+        """
+        self.quotes = quotes
         self._file = file
         self._longest = longest
         self._note = note
@@ -143,7 +158,7 @@ class TableLines:
             self.number += self._has_ended
             self._has_ended = line.endswith(b"\n")
             self._size += len(line)
-            self._quotes += line.count(b'"')
+            self._quotes += line.count(b'"') if self.quotes else 0
             self._note(self.number, len(line))
         return line
 

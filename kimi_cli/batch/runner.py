@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kimi_cli.api.channel import Channel
 from kimi_cli.batch.admission import Admission
@@ -211,6 +211,9 @@ class Runner:
             self.tally.note_usage(outcome.document.get("usage"))
             self._admission.budget.note(outcome.job.payload, self.tally.tokens - before)
         self._learn(outcome, verdict, self.tally.tokens - before)
+        if self._breaker.opened is not None and not context.is_down:
+            # It has shown that the service is down: then it tells nothing of its row.
+            verdict = judge(outcome, replace(context, is_down=True))
         return self._settlement.settle(outcome, verdict)
 
     def _learn(self, outcome: Outcome, verdict: Verdict, used: int) -> None:

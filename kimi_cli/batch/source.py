@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from kimi_cli.batch.readers import TableLines, read_jsonl, read_lines, read_table, split_lines
 from kimi_cli.batch.records import RecordError
 from kimi_cli.errors import BadInput, MissingInput
+from kimi_cli.system.stdin import open_stdin
 
 STDIN = "-"
 
@@ -88,9 +89,9 @@ class Source:
             self._note(number, len(line) + 1)
             yield line
 
-    def split_table(self, file: BinaryIO) -> TableLines:
-        """Return the lines of *file* for a table."""
-        return TableLines(file, self._longest, self._note)
+    def split_table(self, file: BinaryIO, *, quotes: bool = True) -> TableLines:
+        """Return the lines of *file* for a table, whose cells may be in *quotes*."""
+        return TableLines(file, self._longest, self._note, quotes=quotes)
 
     def _note(self, number: int, size: int) -> None:
         self._line = number
@@ -114,7 +115,7 @@ def _open(path: str) -> BufferedReader:
     if path == STDIN:
         if sys.stdin is None:
             raise MissingInput("standard input is closed")
-        return open(os.dup(0), "rb")
+        return open_stdin()
     try:
         return open(path, "rb")
     except OSError as error:
@@ -127,6 +128,6 @@ KINDS: dict[str, Reader] = {
     "jsonl": lambda file, source: read_jsonl(source.split(file)),
     "lines": lambda file, source: read_lines(source.split(file)),
     "csv": lambda file, source: read_table(source.split_table(file), ","),
-    "tsv": lambda file, source: read_table(source.split_table(file), "\t"),
+    "tsv": lambda file, source: read_table(source.split_table(file, quotes=False), "\t"),
 }
 """The kinds of input by name."""

@@ -6,7 +6,7 @@ import click
 
 from kimi_cli.errors import ExitStatus
 from kimi_cli.host import open_client
-from kimi_cli.options.bundles import InputOptions, TurnOptions, turn_options, verbosity_options
+from kimi_cli.options.bundles import TurnOptions, turn_options, verbosity_options
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import Reading, compose_prompt
 from kimi_cli.settings.precedence import Settings
@@ -53,8 +53,7 @@ def ask(
     """
     opening = open_turn(terminal, options, test=test)
     terms = opening.terms
-    token_on_stdin = options.connection.token_file == "-"
-    question = _read_prompt(terminal, prompt, options.inputs, token_on_stdin=token_on_stdin)
+    question = _read_prompt(terminal, prompt, options, terms.settings)
     dialogue = None
     if not opening.is_alone:
         dialogue = opening.open_dialogue(opening.open_shelf(terminal))
@@ -75,7 +74,13 @@ def ask(
         silent=test,
     )
     with (
-        open_client(terminal, terms.settings, options.connection, stream=terms.stream) as client,
+        open_client(
+            terminal,
+            terms.settings,
+            options.connection,
+            stream=terms.stream,
+            since=terminal.began,
+        ) as client,
         turn.record() as listeners,
     ):
         answer = turn.ask(client, terminal, look, *listeners)
@@ -90,14 +95,22 @@ def ask(
 
 
 def _read_prompt(
-    terminal: Terminal, words: tuple[str, ...], inputs: InputOptions, *, token_on_stdin: bool
+    terminal: Terminal, words: tuple[str, ...], options: TurnOptions, settings: Settings
 ) -> Prompt:
     """Return what is asked; a person at a terminal who gave nothing sees the usage."""
+    inputs, token_on_stdin = options.inputs, options.connection.token_file == "-"
     if inputs.no_stdin and "-" in (*words, *inputs.file):
         raise click.UsageError("'-' asks for standard input, and --no-stdin forbids it")
     if token_on_stdin and "-" in (*words, *inputs.file):
         raise click.UsageError("standard input cannot be both the bearer token and the prompt")
-    reading = Reading(inputs.encoding, inputs.replace_invalid, inputs.max_input, terminal.hint)
+    reading = Reading(
+        inputs.encoding,
+        inputs.replace_invalid,
+        inputs.max_input,
+        terminal.warn,
+        max_time=settings.max_time,
+        began=terminal.began,
+    )
     use_stdin = not (inputs.no_stdin or token_on_stdin)
     prompt = compose_prompt(words, inputs.file, use_stdin=use_stdin, reading=reading)
     if prompt is None:

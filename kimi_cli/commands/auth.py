@@ -12,6 +12,7 @@ import click
 from kimi_cli.errors import ConfigError, MissingInput
 from kimi_cli.host import find_token, load_settings, open_stores, verify_token, wants_token
 from kimi_cli.options.bundles import HostOptions, host_options, token_file_option, verbosity_options
+from kimi_cli.system.stdin import open_stdin
 from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -165,12 +166,7 @@ def _read_token(terminal: Terminal, origin: str) -> str:
     Never through a helper that falls back to stdin: that returns the user's data as the token.
     """
     if sys.stdin is not None and not os.isatty(0):
-        text = os.read(0, _LONGEST).decode("utf-8", "replace")
-        while piece := os.read(0, _LONGEST):
-            text += piece.decode("utf-8", "replace")
-            if len(text) > _LONGEST:
-                break
-        return text
+        return open_stdin().read(_LONGEST).decode("utf-8", "replace")
     return _ask_at_terminal(f"Bearer token for {origin}: ")
 
 

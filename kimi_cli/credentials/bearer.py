@@ -18,6 +18,7 @@ from kimi_cli.credentials.tokenfile import TokenFile
 from kimi_cli.errors import ConfigError
 from kimi_cli.settings.precedence import Settings, is_loopback
 from kimi_cli.settings.profiles import BUILT_IN
+from kimi_cli.system.stdin import open_stdin
 
 SECRET_VARIABLES = {"KIMI_TOKEN"}.union(*(profile.vendor_variables for profile in BUILT_IN))
 """Variables that no child process inherits."""
@@ -110,7 +111,7 @@ def _read_named_file(path: str | None, source: str) -> BearerToken | None:
     if path is None:
         return None
     if path == "-":
-        line = b"" if sys.stdin is None else sys.stdin.buffer.readline(_LONGEST + 2)
+        line = b"" if sys.stdin is None else open_stdin().readline(_LONGEST + 2)
         return check_token(_decode(line, source), source)
     path = os.path.expanduser(path)  # cron and systemd expand no tilde
     try:

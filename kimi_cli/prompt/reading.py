@@ -8,22 +8,20 @@ its beginning; one that somebody has begun to read belongs to a shell loop; a de
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
-import select
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kimi_cli.errors import BadInput, MissingInput
+from kimi_cli.errors import BadInput, MissingInput, TimedOut
 from kimi_cli.prompt.content import Prompt, join_prompts
+from kimi_cli.system.stdin import open_stdin, read_some, wait_for_input
 
 STDIN = "-"
 _IN = 0
 _PIECE = 2**20
 _HINT_AFTER = 2.0
-_LOOK_EVERY = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,15 @@ class Reading:
     replace_invalid: bool = False
     limit: int = 64 * 2**20
     warn: Callable[[str], None] = lambda message: None
+    max_time: float | None = None
+    """Seconds that the whole call may take, the wait for standard input among them."""
+    began: float = 0.0
+    """When the call began, on the monotonic clock."""
+
+    @property
+    def deadline(self) -> float | None:
+        """The moment, on the monotonic clock, at which nothing is waited for any more."""
+        return None if self.max_time is None else self.began + self.max_time
 
 
 def compose_prompt(
@@ -48,14 +55,19 @@ def compose_prompt(
     if not (words or paths) and use_stdin and _stdin_is_terminal():
         return None
     parts = [text] if text.strip() else []
-    for path in paths:
-        parts.append(read_attachment(path, reading))
+    attached = [read_attachment(path, reading) for path in paths]
+    parts += attached
     if use_stdin and STDIN not in paths and (named or _stdin_is_ours(has_text=bool(parts))):
         piped = _read_stdin(reading)
         parts += [_drop_last_line_end(piped)] if piped.strip() else []
-    if not any(part.strip() for part in parts):
+    if not any(part.strip() for part in parts) or parts == list(filter(_is_headline, attached)):
         raise BadInput("the prompt is empty; give it as an argument, with --file, or on stdin")
     return join_prompts(map(Prompt, parts))
+
+
+def _is_headline(attachment: str) -> bool:
+    """Tell whether a file that was attached is nothing but its name."""
+    return not attachment.partition(":\n")[2].strip()
 
 
 def read_prompts(reading: Reading) -> Iterator[str]:
@@ -68,9 +80,10 @@ def read_prompts(reading: Reading) -> Iterator[str]:
     errors = "replace" if reading.replace_invalid else "strict"
     decoder = codecs.getincrementaldecoder(reading.encoding)(errors)
     number, text, ended = 1, "", False
+    stdin = open_stdin()
     while not ended:
         try:
-            piece = sys.stdin.buffer.readline(reading.limit + 1)
+            piece = stdin.readline(reading.limit + 1)
             ended = not piece
             text += decoder.decode(piece, final=ended)
         except UnicodeError as error:
@@ -103,7 +116,7 @@ def read_text(path: str, reading: Reading) -> str:
         raise MissingInput(f"cannot read {path!r}: no name holds a NUL byte")
     try:
         with open(path, "rb") as file:
-            data = _read_bounded(file.fileno(), path, reading.limit)
+            data = _read_bounded(file.fileno(), path, reading)
     except OSError as error:
         raise MissingInput(f"cannot read {path}: {error.strerror}") from error
     return _drop_last_line_end(_decode(data, path, reading))
@@ -129,34 +142,35 @@ def _read_stdin(reading: Reading) -> str:
     if sys.stdin is None:
         return ""
     if not stat.S_ISREG(os.fstat(_IN).st_mode) and not os.isatty(_IN):
-        ready, _, _ = select.select([_IN], [], [], _HINT_AFTER)
-        if not ready:
+        try:
+            wait_for_input(_IN, _HINT_AFTER, reading.deadline)
+        except TimeoutError:
             reading.warn("waiting for standard input; use -n to leave it alone")
     try:
-        data = _read_bounded(_IN, "standard input", reading.limit)
+        data = _read_bounded(_IN, "standard input", reading)
+    except TimeoutError:
+        raise TimedOut(
+            f"standard input did not end within {reading.max_time:g} s (limit: max-time)",
+            final=True,
+            sent=False,
+        ) from None
     except OSError as error:
         raise MissingInput(f"cannot read standard input: {error.strerror}") from error
     return _decode(data, "standard input", reading)
 
 
-def _read_bounded(descriptor: int, name: str, limit: int) -> bytes:
-    """Read to the end; raise BadInput beyond *limit* bytes, before memory is spent on them."""
+def _read_bounded(descriptor: int, name: str, reading: Reading) -> bytes:
+    """Read to the end; raise BadInput beyond the limit, before memory is spent on what follows.
+
+    Raises TimeoutError when the deadline passes, and OSError.
+    """
     pieces, size = [], 0
-    while piece := _read_piece(descriptor):
+    while piece := read_some(descriptor, _PIECE, reading.deadline):
         pieces.append(piece)
         size += len(piece)
-        if size > limit:
-            raise BadInput(f"{name} is larger than {limit} bytes; see --max-input")
+        if size > reading.limit:
+            raise BadInput(f"{name} is larger than {reading.limit} bytes; see --max-input")
     return b"".join(pieces)
-
-
-def _read_piece(descriptor: int) -> bytes:
-    while True:
-        # Not in read: a signal that comes just before it blocks would be seen only after it.
-        ready, _, _ = select.select([descriptor], [], [], _LOOK_EVERY)
-        if ready:
-            with contextlib.suppress(BlockingIOError):
-                return os.read(descriptor, _PIECE)
 
 
 def _decode(data: bytes, name: str, reading: Reading) -> str:

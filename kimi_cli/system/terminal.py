@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import stat
+import time
 from collections.abc import Callable, Mapping
 
 from kimi_cli.api.text import mend_surrogates
@@ -25,6 +26,8 @@ class Terminal:
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Look at the two streams once."""
         self._environment = environment
+        self.began = time.monotonic()
+        """When the program began."""
         self.out_is_terminal = os.isatty(_OUT)
         self.err_is_terminal = os.isatty(_ERR)
         self.colour_on_out = _allow_colour(self.out_is_terminal, environment)
@@ -137,8 +140,14 @@ def goes_on() -> bool:
 
 def _is_ready(descriptor: int) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        return bool(select.select([], [descriptor], [], 0)[1])
+        return bool(_poll_writable(descriptor).poll(0))
     return False
+
+
+def _poll_writable(descriptor: int) -> select.poll:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return poll
 
 
 def write_whole(descriptor: int, data: bytes) -> None:
@@ -148,7 +157,7 @@ def write_whole(descriptor: int, data: bytes) -> None:
         try:
             left = left[os.write(descriptor, left) :]
         except BlockingIOError:
-            select.select([], [descriptor], [])
+            _poll_writable(descriptor).poll()
 
 
 def _make_harmless(text: str) -> str:
