@@ -115,15 +115,38 @@ def _read_named_file(path: str | None, source: str) -> BearerToken | None:
         return check_token(_decode(line, source), source)
     path = os.path.expanduser(path)  # cron and systemd expand no tilde
     try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISREG(mode) and mode & 0o077:
+        return check_token(_decode(_read_private(path, source), source), f"{source} {path}")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({source}): {error.strerror}") from error
+
+
+def _read_private(path: str, source: str) -> bytes:
+    """Return what a file of a token holds; raises OSError, and ConfigError for one that is exposed.
+
+    One that is ours to close must be closed. What a platform hands to a process is root's, or lies
+    on a file system that cannot be written: Kubernetes gives it to a group (0440), Docker to all in
+    its container (0444), systemd by an access list.
+    """
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            is_ours = status.st_uid == os.geteuid()
+            is_fixed = bool(os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY)
+            if is_ours and not is_fixed and status.st_mode & 0o077:
                 raise ConfigError(
                     f"{path} ({source}) can be read by others; run 'chmod 600 {path}'"
                 )
-            return check_token(_decode(file.read(_LONGEST + 2), source), f"{source} {path}")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path} ({source}): {error.strerror}") from error
+            if not is_ours and not is_fixed and status.st_mode & 0o022:
+                raise ConfigError(
+                    f"{path} ({source}) can be written by others than its owner; have its owner "
+                    f"run 'chmod go-w {path}'"
+                )
+            if not is_ours and status.st_uid != 0:
+                raise ConfigError(
+                    f"{path} ({source}) belongs to another user (uid {status.st_uid}); name a file "
+                    "of your own"
+                )
+        return file.read(_LONGEST + 2)
 
 
 def _read_systemd_credential(environment: Mapping[str, str]) -> BearerToken | None:
@@ -133,7 +156,7 @@ def _read_systemd_credential(environment: Mapping[str, str]) -> BearerToken | No
         return None
     path = Path(folder) / "kimi-token"
     try:
-        data = path.read_bytes()
+        data = _read_private(str(path), "CREDENTIALS_DIRECTORY")
     except FileNotFoundError:
         return None
     except OSError as error:
