@@ -69,6 +69,7 @@ bench: $(VENV)/.bench ## measure speed, as ratios within one run
 .PHONY: bench-batch
 bench-batch: $(VENV)/.bench ## measure kimi batch; with a simulated account it takes ten minutes
 	$(BIN)/python benchmarks/batch.py
+	$(BIN)/python benchmarks/pace.py
 
 .PHONY: completions
 completions: $(VENV)/.program ## write the completions for bash, zsh and fish into build

@@ -349,6 +349,58 @@ def measure_accounts(bench: Bench) -> None:
                     "{:.0f}")  # fmt: skip
 
 
+_PLACES = {"delay": 0.2, "concurrency": 20}
+_RATE = {"delay": 0.05, "rate": 25, "period": 1}
+COMBINATIONS: tuple[tuple[str, Mapping[str, float | str], int, float], ...] = tuple(
+    (f"{limit}, {dialect}{'' if after is None else f', Retry-After {after}'}",
+     {**server, "dialect": dialect, **({} if after is None else {"after": after})}, rows, ideal)
+    for limit, server, rows, ideal, words in (
+        ("20 at once", _PLACES, 600, 6.0,
+         (("rate", None), ("rate", "1"), ("silent", "1"), ("busy", "1"), ("page", "1"),
+          ("moonshot", None))),
+        ("25 a second", _RATE, 500, 19.0,
+         (("empty", None), ("detail", "1"), ("places", None), ("busy", None), ("page", "1"),
+          ("moonshot", None))),
+    )
+    for dialect, after in words
+)  # fmt: skip
+"""What the host has and says, how many rows, and the least seconds that they take."""
+
+
+def measure_pace(bench: Bench) -> None:
+    """How near to the ideal a run comes in real time, whatever words a limit is refused in."""
+    times = 1 if bench.quick else 3
+    for name, server, rows, ideal in COMBINATIONS[:: 3 if bench.quick else 1]:
+        source, taken = bench.write_rows(rows), []
+        for _ in range(times):
+            output = bench.output()
+            with bench.serve(**server) as url:
+                taken.append(bench.batch(url, source, "-o", str(output))[0] / ideal)
+                stats = _ask_stats(url)
+            bench.judge(f"{name}: rows lost", rows - _count_lines(output), "<= 0", "{:.0f}")
+            bench.judge(f"{name}: refused", 100 * stats["refused"] / rows, "<= 10", "{:.1f} %")
+        note = "; ".join(_ask_rivals(bench, server, source, rows, ideal))
+        bench.judge(f"{name}: time", sorted(taken)[times // 2], "<= 1.25", note=note)
+        bench.judge(f"{name}: time of the slowest run", max(taken), "<= 1.6")
+
+
+def _ask_rivals(
+    bench: Bench, server: Mapping[str, float | str], source: Path, rows: int, ideal: float
+) -> Iterator[str]:
+    """Let others do the same with their defaults; tell how long they took, and what they lost."""
+    for name in ("openai-defaults", "flexllm-defaults"):
+        command = [bench.rival_python, str(HERE / "batch_rivals.py"), name]
+        with bench.serve(**server) as url:
+            arguments = [url, "0", str(source), str(bench.folder / "rival.jsonl")]
+            try:
+                told = bench.run([*command, *arguments], stderr=subprocess.DEVNULL)[2]
+            except SystemExit:
+                yield f"{name} failed"
+                continue
+        seconds, done = map(float, told.split())
+        yield f"{name} {seconds / ideal:.2f} x, {rows - done:.0f} rows lost"
+
+
 FIGURES: dict[str, Callable[[Bench], None]] = {
     "start": measure_start,
     "overhead": measure_overhead,
@@ -357,6 +409,7 @@ FIGURES: dict[str, Callable[[Bench], None]] = {
     "keys": measure_keys,
     "queue": measure_queue,
     "accounts": measure_accounts,
+    "pace": measure_pace,
 }
 
 

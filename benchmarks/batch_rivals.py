@@ -87,7 +87,36 @@ async def run_deluge(url: str, concurrency: int, prompts: list[Messages], output
     return sum(not result.is_error for result in results)
 
 
-CLIENTS = {"openai": run_openai, "flexllm": run_flexllm, "lm-deluge": run_deluge}
+async def run_openai_defaults(
+    url: str, concurrency: int, prompts: list[Messages], output: str
+) -> int:
+    """Use AsyncOpenAI as it comes: its retries, its pool, a task a row."""
+    from openai import AsyncOpenAI
+
+    client = AsyncOpenAI(base_url=url, api_key="none")
+    asked = (client.chat.completions.create(model="k", messages=one) for one in prompts)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    return sum(not isinstance(answer, BaseException) for answer in answers)
+
+
+async def run_flexllm_defaults(
+    url: str, concurrency: int, prompts: list[Messages], output: str
+) -> int:
+    """Use flexllm as it comes."""
+    from flexllm import LLMClient
+
+    client = LLMClient(provider="openai", base_url=url, api_key="none", model="k")
+    results = await client.chat_batch(prompts, show_progress=False, output_jsonl=output)
+    return sum(result.content is not None for result in results)
+
+
+CLIENTS = {
+    "openai": run_openai,
+    "openai-defaults": run_openai_defaults,
+    "flexllm": run_flexllm,
+    "flexllm-defaults": run_flexllm_defaults,
+    "lm-deluge": run_deluge,
+}
 _MODULES = {"openai": "openai", "flexllm": "flexllm", "lm-deluge": "lm_deluge"}
 
 
@@ -95,7 +124,7 @@ def main() -> None:
     """Load the client, then count the time."""
     name, url, concurrency, source, output = sys.argv[1:]
     with contextlib.redirect_stdout(sys.stderr):
-        __import__(_MODULES[name])
+        __import__(_MODULES[name.removesuffix("-defaults")])
         began = time.perf_counter()
         with open(source) as file:
             rows = [json.loads(line) for line in file]

@@ -1,12 +1,12 @@
 """A loopback chat-completion server in a process of its own, fast enough to measure clients with.
 
     python batch_server.py [--delay S] [--concurrency N] [--rate N --period S] [--dialect D]
-                           [--slots N]
+                           [--after S] [--slots N]
 
 It prints its port. With slots, so many answers are made at once, and further requests queue. A
-limit that is reached is refused with 429: in Moonshot's words, number and misleading hint included,
-or (silent) in words that tell nothing. ``GET /stats`` returns what it saw; moments in it are on
-the monotonic clock, which all processes of a machine share.
+limit that is reached is refused: in Moonshot's words, number and misleading hint included, or in
+one of the dialects below, with a Retry-After if one is given. ``GET /stats`` returns what it saw;
+moments in it are on the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -34,10 +34,24 @@ _ANSWER = {
 }
 
 
-def _frame(status: bytes, document: object) -> bytes:
-    body = json.dumps(document).encode()
-    head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    return head % (status, len(body)) + body
+_TOO_MANY, _BUSY = b"429 Too Many Requests", b"503 Service Unavailable"
+_DIALECTS: dict[str, tuple[bytes, object]] = {
+    "silent": (_TOO_MANY, {"error": {"message": "Too Many Requests"}}),
+    "rate": (_TOO_MANY, {"error": {"code": "too_many_requests", "message": "slow down"}}),
+    "places": (_TOO_MANY, {"error": {"code": "rate_limited", "message": "too many"}}),
+    "detail": (_TOO_MANY, {"detail": "slow down"}),
+    "empty": (_TOO_MANY, ""),
+    "busy": (_BUSY, {"error": {"type": "unavailable_error", "message": "busy"}}),
+    "page": (_BUSY, "<html><h1>503 Service Temporarily Unavailable</h1></html>"),
+}
+"""How a limit is refused; a string is the body itself."""
+
+
+def _frame(status: bytes, document: object, *headers: str) -> bytes:
+    body = document.encode() if isinstance(document, str) else json.dumps(document).encode()
+    kind = "text/html" if isinstance(document, str) else "application/json"
+    lines = [f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
+    return b"HTTP/1.1 %s\r\n%s\r\n\r\n" % (status, "\r\n".join(lines).encode()) + body
 
 
 _REPLY = _frame(b"200 OK", _ANSWER)
@@ -52,7 +66,8 @@ class Account:
         self._concurrency: int | None = options.concurrency
         self._rate: int | None = options.rate
         self._period: float = options.period
-        self._moonshot = options.dialect == "moonshot"
+        self._dialect: str = options.dialect
+        self._headers = [] if options.after is None else [f"Retry-After: {options.after}"]
         self._admitted: deque[float] = deque()
         self._free: list[float] | None = [0.0] * options.slots if options.slots else None
         """When each slot is free again."""
@@ -83,14 +98,14 @@ class Account:
 
     def _word(self, limit: str) -> bytes:
         self.seen["refused"] += 1
-        error = {"message": "Too Many Requests"}
-        if self._moonshot:
-            error = {
-                "type": "rate_limit_reached_error",
-                "message": f"Your account org-1 request reached {limit}, "
-                "please try again after 1 seconds",
-            }
-        return _frame(b"429 Too Many Requests", {"error": error})
+        if self._dialect in _DIALECTS:
+            return _frame(*_DIALECTS[self._dialect], *self._headers)
+        error = {
+            "type": "rate_limit_reached_error",
+            "message": f"Your account org-1 request reached {limit}, "
+            "please try again after 1 seconds",
+        }
+        return _frame(_TOO_MANY, {"error": error}, *self._headers)
 
 
 class Conversation(asyncio.Protocol):
@@ -159,5 +174,6 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=int)
     parser.add_argument("--slots", type=int)
     parser.add_argument("--period", type=float, default=60.0)
-    parser.add_argument("--dialect", choices=["moonshot", "silent"], default="silent")
+    parser.add_argument("--dialect", choices=["moonshot", *_DIALECTS], default="silent")
+    parser.add_argument("--after")
     asyncio.run(serve(parser.parse_args()))

@@ -27,6 +27,7 @@ OFTEN_REFUSED = {
     "200 a minute, 0.2 s": 0.1,
     "100,000 tokens a minute, 0.2 s": 0.1,
     "20 at once, 100,000 tokens": 0.05,
+    "20 at once, at times 10": 0.05,
     "1 at once, at times another's": 0.05,
 }
 """Where more is refused, and by how much: what comes in bursts is few rows to learn from."""

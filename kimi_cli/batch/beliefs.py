@@ -19,6 +19,8 @@ _SETTLED = 0.1
 """Seconds, and one answer at least, before a limit is sharpened rather than explained anew."""
 _REFUTED, _STEPS = 2.0, 3
 """A limit is none when so many times as much was admitted; one of a minute after those steps."""
+_STEP_LASTS = 0.035
+"""Seconds between two steps of a rate: more than a mirrored second is longer than a second."""
 _LONG = (Gauge.MINUTE, Gauge.TOKENS)
 _MOVED = 5
 """A limit of a window that rises by more than that before it refuses was none."""
@@ -47,7 +49,10 @@ class Beliefs:
 
     def find_next(self, gauge: Gauge) -> float:
         """Return when more than the limit of *gauge* is tried."""
-        return self.limits[gauge].find_next(self.evidence.settled, self._ramp.interval)
+        settled = self.evidence.settled
+        if gauge is Gauge.SECOND:
+            settled = max(settled, _STEP_LASTS)
+        return self.limits[gauge].find_next(settled, self._ramp.interval)
 
     def try_more(self, gauge: Gauge, now: float, tokens: float) -> bool:
         """Try more than a limit, which alone holds back, if it is time; drop it if it is none."""
