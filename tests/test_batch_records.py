@@ -14,7 +14,8 @@ from program import Kimi
 from rows import SHAPE, Row, echo, list_ids, list_prompts, make, user, write_rows
 from server import ReplayServer
 
-from kimi_cli.batch.records import BODY_FIELDS, BadRecord, Record, Shape, fill_template, make_record
+from kimi_cli.batch.records import BODY_FIELDS, BadRecord, Record, Shape, make_record
+from kimi_cli.prompt.templates import TemplateError, check_template, fill_template
 
 batch = rows.echoing
 
@@ -188,9 +189,6 @@ def test_templates_are_filled_once(template: str, text: str) -> None:
         ("{l.²}", "missing_field"),
         ("{l." + "1" * 5000 + "}", "missing_field"),
         ("{}", "missing_field"),
-        ("{", "bad_template"),
-        ("a}", "bad_template"),
-        ("{a", "bad_template"),
     ],
 )
 def test_what_a_template_cannot_find_is_the_rows_error(template: str, code: str) -> None:
@@ -199,6 +197,27 @@ def test_what_a_template_cannot_find_is_the_rows_error(template: str, code: str)
     record = make_record(1, row, Shape({"model": "m"}, template=template))
     assert isinstance(record, BadRecord)
     assert record.code == code
+
+
+@pytest.mark.parametrize("template", ["{", "a}", "{a", '{"a": {n}}', "{}", "{ }", '{"a": 1}'])
+def test_a_bad_template_is_a_usage_error(batch: Kimi, server: ReplayServer, template: str) -> None:
+    """One, before any row: braces of JSON must be doubled."""
+    result = batch("-p", template, stdin=b'{"a":"x"}\n' * 20)
+    assert (result.stdout, result.status) == (b"", 2)
+    assert result.error.count("\n") == 1
+    assert "--prompt: " in result.error
+    assert not server.requests
+    with pytest.raises(TemplateError):
+        check_template(template)
+
+
+def test_a_missing_field_is_told_with_those_that_there_are(batch: Kimi) -> None:
+    """And with the option that named it."""
+    rows = b'{"text":"x","id":"a"}\n' * 2
+    result = batch("-p", "{Text}", "--dry-run", stdin=rows)
+    assert "the row has no field 'Text'; it has: text, id (--prompt)" in result.error
+    result = batch("--id-field", "nr", "-p", "{text}", "--dry-run", stdin=rows)
+    assert "the row has no field 'nr' (--id-field); it has: text, id" in result.error
 
 
 @given(st.text(min_size=1).filter(str.strip))
@@ -297,9 +316,9 @@ def test_a_system_prompt_beside_messages_is_sent(
     assert [request.json["messages"] for request in server.requests] == [[brief, user], [own, user]]
 
 
-def test_an_id_is_no_fraction(batch: Kimi, server: ReplayServer, source: Path) -> None:
-    """What --id-field names must be text or a whole number; the row's line says so."""
-    write_rows(source, [{"n": 1, "prompt": "a"}, {"n": 1.5, "prompt": "b"}])
+def test_an_id_is_no_switch(batch: Kimi, server: ReplayServer, source: Path) -> None:
+    """What --id-field names must be text or a number; the row's line says so."""
+    write_rows(source, [{"n": 1, "prompt": "a"}, {"n": True, "prompt": "b"}])
     server.answer(echo)
     result = batch(str(source), "--id-field", "n")
     assert result.status == 4
@@ -308,5 +327,5 @@ def test_an_id_is_no_fraction(batch: Kimi, server: ReplayServer, source: Path) -
     }
     assert lines["1"] is None
     assert lines["row-2"]["code"] == "bad_id"
-    assert "'n' is no text or whole number" in lines["row-2"]["message"]
+    assert "'n' is neither text nor a number" in lines["row-2"]["message"]
     assert list_prompts(server) == ["a"]

@@ -8,55 +8,19 @@ with one row is that record's error, never the end of the run.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kimi_cli.api import codec
+from kimi_cli.api.fields import FIELDS, FRAME, find_fault, override
+from kimi_cli.prompt.content import Prompt
+from kimi_cli.prompt.templates import TemplateError, fill_template, name_fields
 
 JSON = dict[str, Any]
 
-# What the API takes: the fields of platform.kimi.ai/docs/openapi.json, and those of OpenAI's schema
-# that the gateway's own client sends (github.com/AceDataCloud/Clis, its folder kimi). Any other key
-# of an input object is carried through to the output and never sent.
-BODY_FIELDS = frozenset(
-    [
-        "model",
-        "messages",
-        "stream",
-        "temperature",
-        "max_tokens",
-        "max_completion_tokens",
-        "n",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "top_p",
-        "frequency_penalty",
-        "presence_penalty",
-        "seed",
-        "stop",
-        "stream_options",
-        "user",
-        "reasoning_effort",
-        "service_tier",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "parallel_tool_calls",
-        "store",
-        "modalities",
-        "audio",
-        "prediction",
-        "web_search_options",
-        "thinking",
-        "chat_template_kwargs",
-        "prompt_cache_key",
-        "safety_identifier",
-    ]
-)
-_FIELD = r"\{\{|\}\}|\{([^{}]*)\}|[{}]"
+BODY_FIELDS = frozenset((*FIELDS, *FRAME))
+"""What is sent of a row's own; any other key is carried through to the output."""
 
 
 class RecordError(Exception):
@@ -177,7 +141,7 @@ def make_key(payload: bytes, name: str | None) -> str:
 def _encode(body: JSON) -> bytes:
     try:
         return codec.dumps(body, sort_keys=True).encode()
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RecordError("invalid_text", f"the row cannot be sent as JSON: {error}") from None
 
 
@@ -190,16 +154,34 @@ def _hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def is_id(value: object) -> bool:
+    """Tell whether *value* can be a row's id: text, or a number, which is taken as it stands.
+
+    So a column of whole numbers that has a gap (1.0 in a table's JSON, "1.0" in its CSV) has one
+    fate.
+    """
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
+
+
+def has_odd_id(record: Record | BadRecord) -> bool:
+    """Tell whether a row that is named by its place brought an id that is none."""
+    given = record.row.get("custom_id", record.row.get("id"))
+    return given not in (None, "") and not is_id(given)
+
+
 def _find_id(row: JSON, shape: Shape) -> str | None:
     names = (shape.id_field,) if shape.id_field else ("custom_id", "id")
     for name in names:
         value = row.get(name)
-        if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
+        if is_id(value):
             return str(value)
-    if shape.id_field in row:
-        raise RecordError("bad_id", f"the field '{shape.id_field}' is no text or whole number")
+    if shape.id_field and row.get(shape.id_field) not in (None, ""):
+        raise RecordError("bad_id", f"the field '{shape.id_field}' is neither text nor a number")
     if shape.id_field:
-        raise RecordError("missing_id", f"the row has no field '{shape.id_field}'")
+        there = name_fields(row)
+        raise RecordError(
+            "missing_id", f"the row has no field '{shape.id_field}' (--id-field); it has: {there}"
+        )
     return None
 
 
@@ -208,24 +190,44 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
     if shape.template is not None:
         return _apply_template(shape.template, row)
     if isinstance(row, str):
-        return {"messages": [_user(row)]}, {}
+        return {"messages": [_user(Prompt(row))]}, {}
     if isinstance(row, list):
         return {"messages": row}, {}
     if not isinstance(row, dict):
         raise RecordError("invalid_row", "a row must be an object, an array or a string")
+    carried, row = _carry(row), _drop_nulls(row)
     if "body" in row:
         return _read_batch_line(row)
     if "messages" in row:
-        body = {key: value for key, value in row.items() if key in BODY_FIELDS}
+        body = _take_fields(row)
         body["messages"] = _add_system(row["messages"], row.get("system"))
     elif "prompt" in row:
-        body = {key: value for key, value in row.items() if key in BODY_FIELDS}
+        body = _take_fields(row)
         body["messages"] = _read_prompt(row)
     else:
         raise RecordError(
             "invalid_row", "a row needs 'body', 'messages' or 'prompt', or a template (--prompt)"
         )
-    return body, _carry(row)
+    return body, carried
+
+
+def _drop_nulls(row: JSON) -> JSON:
+    """Return *row* without what is null: every table writes its gaps so."""
+    if None not in row.values():
+        return row
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _take_fields(row: JSON) -> JSON:
+    """Return the body fields of *row*; a column of data may only have the name of one."""
+    body = {key: value for key, value in row.items() if key in BODY_FIELDS}
+    for name, value in body.items():
+        if name != "messages" and (fault := find_fault(name, value)) is not None:
+            shown = codec.dumps(value)[:40]
+            raise RecordError(
+                "bad_field", f"{fault}, not {shown}; rename the column if it is data of your own"
+            )
+    return body
 
 
 def _carry(row: JSON) -> JSON:
@@ -236,11 +238,14 @@ def _carry(row: JSON) -> JSON:
 
 def _apply_template(template: str, row: Any) -> tuple[JSON, JSON]:
     """All of an object is data, also what is named like a field of the API."""
-    if isinstance(row, str):
-        return {"messages": [_user(fill_template(template, {"prompt": row}))]}, {}
-    if isinstance(row, dict):
-        return {"messages": [_user(fill_template(template, row))]}, row
-    raise RecordError("invalid_row", "with a template a row must be an object or a string")
+    if not isinstance(row, (dict, str)):
+        raise RecordError("invalid_row", "with a template a row must be an object or a string")
+    fields, carried = (row, row) if isinstance(row, dict) else ({"prompt": row}, {})
+    try:
+        text = fill_template(template, fields)
+    except TemplateError as error:
+        raise RecordError("missing_field", f"{error} (--prompt)") from error
+    return {"messages": [_user(Prompt(text))]}, carried
 
 
 def _read_batch_line(row: JSON) -> tuple[JSON, JSON]:
@@ -273,13 +278,13 @@ def _read_prompt(row: JSON) -> list[JSON]:
     prompt, system = row["prompt"], row.get("system")
     if not isinstance(prompt, str) or not isinstance(system, (str, type(None))):
         raise RecordError("invalid_row", "'prompt' and 'system' must be strings")
-    return [*([{"role": "system", "content": system}] if system else []), _user(prompt)]
+    return [*([{"role": "system", "content": system}] if system else []), _user(Prompt(prompt))]
 
 
-def _user(text: str) -> JSON:
-    if not text.strip():
+def _user(prompt: Prompt) -> JSON:
+    if prompt.is_empty:
         raise RecordError("empty_prompt", "the prompt is empty")
-    return {"role": "user", "content": text}
+    return {"role": "user", "content": prompt.to_content()}
 
 
 def _complete(body: JSON, shape: Shape) -> JSON:
@@ -292,45 +297,7 @@ def _complete(body: JSON, shape: Shape) -> JSON:
             raise RecordError("invalid_row", "each message must be an object with a role")
     if shape.system is not None and not _begins_with_system(messages):
         messages = [{"role": "system", "content": shape.system}, *messages]
-    whole = {**shape.defaults, **body, "messages": messages}
+    whole = {**override(shape.defaults, body), "messages": messages}
     whole.pop("stream", None)
     whole.pop("stream_options", None)
     return whole
-
-
-def fill_template(template: str, row: Mapping[str, Any]) -> str:
-    """Put the fields of *row* into ``{name}`` and ``{dotted.path}``; braces double to stay.
-
-    One pass: a value is never read as a template, whatever is in it.
-    """
-
-    def replace(match: re.Match[str]) -> str:
-        if match[0] in ("{{", "}}"):
-            return match[0][0]
-        if match[1] is None:
-            raise RecordError("bad_template", f"a single '{match[0]}' in the template; double it")
-        return _show(_look_up(row, match[1]))
-
-    return re.sub(_FIELD, replace, template)
-
-
-def _look_up(row: Any, path: str) -> Any:
-    if isinstance(row, Mapping) and path in row:
-        return row[path]
-    value = row
-    for name in path.split("."):
-        if isinstance(value, Mapping) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and _is_index(name, value):
-            value = value[int(name)]
-        else:
-            raise RecordError("missing_field", f"the row has no field '{path}'")
-    return value
-
-
-def _is_index(name: str, array: list[Any]) -> bool:
-    return name.isdecimal() and len(name) <= len(str(len(array))) and int(name) < len(array)
-
-
-def _show(value: Any) -> str:
-    return value if isinstance(value, str) else codec.dumps(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kimi_cli.api.fields import FIELDS
 from kimi_cli.api.text import quantify
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.records import BadRecord
@@ -15,6 +16,8 @@ _SHOWN = 10
 def rehearse(terminal: Terminal, campaign: Campaign) -> None:
     """Check the whole input, print the first request and the counts; raise what a run would."""
     good, bad, first = 0, 0, None
+    sent: set[str] = set()
+    carried: set[str] = set()
     told: list[str] = []
     for record in campaign.rehearse():
         if isinstance(record, BadRecord):
@@ -24,8 +27,13 @@ def rehearse(terminal: Terminal, campaign: Campaign) -> None:
             continue
         good += 1
         first = first or record
+        carried |= record.carried.keys()
+        sent |= record.row.keys() - record.carried.keys()
     if first is not None:
         terminal.show(first.payload.decode() + "\n")
+    if campaign.shape.template is None and (fields := sorted(sent & FIELDS.keys())):
+        kept = f"; kept beside the answers: {', '.join(sorted(carried))}" if carried else ""
+        terminal.warn(f"columns that are sent as fields of the request: {', '.join(fields)}{kept}")
     for line in told:
         terminal.complain(line)
     terminal.warn(f"{quantify(good, 'row')} can be sent, {bad} cannot")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kimi_cli.batch.done import Done, HashSet, hash_id
-from kimi_cli.batch.records import BadRecord, Record, name_by_place, repeat_key
+from kimi_cli.batch.records import BadRecord, Record, has_odd_id, name_by_place, repeat_key
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import BadInput
 
@@ -118,6 +118,7 @@ class _Sieve:
         if rules.shard is not None and record.number not in rules.shard:
             return None
         tally.read += 1
+        tally.odd_ids += not getattr(record, "named", False) and has_odd_id(record)
         if not is_refused:
             return record
         _count(tally.first_duplicates, record.id)

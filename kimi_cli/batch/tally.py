@@ -34,6 +34,8 @@ class Tally:
     """Rows with an error of their own, recorded in the output."""
     deferred: int = 0
     """Rows whose attempts ran out: the same command tries them again."""
+    odd_ids: int = 0
+    """Rows whose id is neither text nor a number; they are named by their place."""
     changed: int = 0
     duplicates: int = 0
     held: int = 0
@@ -115,6 +117,9 @@ class Tally:
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
+        if self.odd_ids:
+            odd = quantify(self.odd_ids, "row")
+            parts.append(f"{odd} named by place, for an id must be text or a number")
         parts.append(quantify(self.sends, "request"))
         parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
         if percentiles := self.find_percentiles():

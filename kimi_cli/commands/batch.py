@@ -22,7 +22,7 @@ from kimi_cli.batch.records import Shape
 from kimi_cli.batch.rehearsal import rehearse
 from kimi_cli.batch.results import FORMATS
 from kimi_cli.batch.selection import Rules, Shard, parse_shard
-from kimi_cli.batch.source import STDIN, Source
+from kimi_cli.batch.source import KINDS, STDIN, Source
 from kimi_cli.batch.summary import summed_up
 from kimi_cli.batch.tally import Tally
 from kimi_cli.batch.watch import watch_signals
@@ -40,6 +40,7 @@ from kimi_cli.options.bundles import (
 )
 from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
+from kimi_cli.prompt.templates import TemplateError, check_template
 from kimi_cli.settings.configfile import LONG_PATIENCE
 from kimi_cli.settings.precedence import Settings, settle_model
 from kimi_cli.system.terminal import Terminal
@@ -76,6 +77,7 @@ class BatchOptions:
     """The options of ``batch`` alone."""
 
     prompt: str | None
+    kind: str | None
     lines: bool
     csv: bool
     tsv: bool
@@ -113,11 +115,15 @@ _OPTIONS = (
         metavar="TEMPLATE",
         help="Make each prompt from TEMPLATE and the row's {fields}; @FILE reads it.",
     ),
-    click.option("--lines", is_flag=True, help="Take each line of text as a prompt."),
-    click.option("--csv", is_flag=True, help="Read CSV; the first line names the fields."),
     click.option(
-        "--tsv", is_flag=True, help="Read tab-separated values; the first line names the fields."
+        "--from",
+        "kind",
+        type=click.Choice(list(KINDS)),
+        help="Set what the input is: objects, prompts a line, or a table with a header (jsonl).",
     ),
+    click.option("--lines", is_flag=True, help="Short for --from lines."),
+    click.option("--csv", is_flag=True, help="Short for --from csv."),
+    click.option("--tsv", is_flag=True, help="Short for --from tsv."),
     click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
     click.option(
         "--max-line",
@@ -363,10 +369,12 @@ def _refuse_without_output(options: BatchOptions) -> None:
 
 
 def _choose_kind(options: BatchOptions) -> str:
-    chosen = [name for name in ("lines", "csv", "tsv") if getattr(options, name)]
+    """Return the kind of input that one of the options names; two are one too many."""
+    chosen = [f"--{name}" for name in KINDS if getattr(options, name, False)]
+    chosen += [f"--from {options.kind}"] if options.kind is not None else []
     if len(chosen) > 1:
-        raise click.UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
-    return chosen[0] if chosen else "jsonl"
+        raise click.UsageError(f"{chosen[0]} and {chosen[1]} exclude each other")
+    return chosen[0].split()[-1].removeprefix("--") if chosen else next(iter(KINDS))
 
 
 def _read_shard(text: str | None) -> Shard | None:
@@ -391,6 +399,12 @@ def _name_output(path: Path | None, shard: Shard | None) -> Path | None:
 
 
 def _read_template(text: str | None) -> str | None:
-    if text is None or not text.startswith("@"):
-        return text
-    return read_text(text[1:], Reading())
+    """Return the template of ``--prompt``, which no row could fill in if it is bad."""
+    if text is None:
+        return None
+    template = read_text(text[1:], Reading()) if text.startswith("@") else text
+    try:
+        check_template(template)
+    except TemplateError as error:
+        raise click.UsageError(f"--prompt: {error}") from error
+    return template

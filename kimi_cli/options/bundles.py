@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kimi_cli.api.fields import FIELDS, override
 from kimi_cli.options.completion import complete_models, complete_profiles, complete_sessions
 from kimi_cli.options.types import BodyField, Encoding, FiniteNumber, Seconds, Utf8
 from kimi_cli.settings.configfile import BATCH_RETRIES, LONG_PATIENCE, PATIENCE, SETTINGS
@@ -67,17 +68,14 @@ class RequestOptions:
         if self.thinking == "off" and self.reasoning_effort not in (None, "none"):
             raise click.UsageError("--thinking off and --reasoning-effort exclude each other")
         switch = {} if self.thinking is None else THINKING[profile.thinking][self.thinking]
-        plain = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
+        given = {name: getattr(self, name) for name in FIELDS if hasattr(self, name)}
+        given |= {
             "stop": list(self.stop) or None,
-            "seed": self.seed,
-            "reasoning_effort": self.reasoning_effort,
             "response_format": {"type": "json_object"} if self.json_mode else None,
+            "thinking": None,
         }
-        given = {name: value for name, value in plain.items() if value is not None}
-        return {**switch, **given, **dict(self.option)}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return override({**switch, **chosen}, dict(self.option))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kimi_cli.api.fields import override
 from kimi_cli.errors import MissingInput
 from kimi_cli.host import load_settings
 from kimi_cli.options.bundles import ConversationOptions, TurnOptions
@@ -136,4 +137,4 @@ def _list_parameters(
         return given
     named = {"model"} if options.request.model is not None else set()
     earlier = {key: value for key, value in manner.options.items() if key not in named}
-    return {**earlier, **given}
+    return override(earlier, given)

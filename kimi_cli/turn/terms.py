@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from kimi_cli.api.fields import override
 from kimi_cli.settings.precedence import Rank, Settings, Source, settle_model
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Terms:
 
     def set_field(self, name: str, value: Any) -> Terms:
         """Return terms with one more body field, which may be the model."""
-        parameters = {**self.parameters, name: value}
+        parameters = override(self.parameters, {name: value})
         settings = settle_model(self.settings, parameters)
         return replace(self, settings=settings, parameters=parameters)
 
