@@ -391,7 +391,7 @@ def _ask_rivals(
     for name in ("openai-defaults", "flexllm-defaults"):
         command = [bench.rival_python, str(HERE / "batch_rivals.py"), name]
         with bench.serve(**server) as url:
-            arguments = [url, "0", str(source), str(bench.folder / "rival.jsonl")]
+            arguments = [url, "0", str(source), str(bench.output())]
             try:
                 told = bench.run([*command, *arguments], stderr=subprocess.DEVNULL)[2]
             except SystemExit:

@@ -24,10 +24,11 @@ from kimi_cli.batch.ramp import START, Ramp
 __all__ = ["HIGHEST", "START", "Pace"]
 
 HIGHEST = 256
-_DOUBLINGS = 8
+_DOUBLINGS, _PATIENT = 8, 4
+"""Refusals after which requests leave no rarer for their number; and so many alone: rarer yet."""
 _ALL = 2
 """Refusals in a row, with nothing in flight, after which a run begins anew."""
-_ASKING, _RAREST = 0.55, 16
+_ASKING, _RAREST = 0.55, 6
 """Seconds between two requests while all is refused and nothing in flight, and their multiple."""
 _SHORTEST = 0.005
 """Seconds after which it is worth looking again."""
@@ -77,6 +78,8 @@ class Pace:
         self._beliefs = Beliefs(self._dials, self._ramp, limits, share)
         self._row = 0
         """Refusals since the last answer."""
+        self._alone = 0
+        """Those among them with nothing else in flight."""
         self._sent = self._pause_until = self._slowed = -math.inf
         self._held_by: Gauge | str = Gauge.PLACES
 
@@ -154,7 +157,7 @@ class Pace:
         if self._row:
             gap = self._beliefs.evidence.settled
             if not self.in_flight:
-                rarer = min(_RAREST, 2 ** max(0, self._row - _DOUBLINGS))
+                rarer = min(_RAREST, 2 ** max(0, self._alone - _PATIENT))
                 gap = min(_ASKING * rarer, gap * 2 ** min(self._row, 2 * _DOUBLINGS))
             wait = max(wait, self._sent + gap - now)
         self._held_by = "a pause after a refusal" if wait > 0 else Gauge.PLACES
@@ -173,7 +176,7 @@ class Pace:
     def succeed(self, ticket: Ticket, now: float, tokens: float = 0.0) -> None:
         """Note an answer, of any status but a refusal for load; *tokens* were really used."""
         self._dials.in_flight -= 1
-        self._row = 0
+        self._row = self._alone = 0
         self._beliefs.confirm(ticket)
         if tokens:
             self._dials.correct(ticket, tokens)
@@ -191,6 +194,7 @@ class Pace:
         self._dials.in_flight -= 1
         self._dials.give_back(ticket)
         self._row += 1
+        self._alone += ticket.place == 1
         again = self._row > 2 and ticket.place == 1
         self._beliefs.evidence.refuse(ticket, now, again=again)
         gauge = self._beliefs.learn(ticket, notice, now, is_single=self._row == 1)
