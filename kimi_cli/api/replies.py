@@ -94,7 +94,6 @@ def parse(data: bytes) -> JSON:
 def _load(data: bytes) -> Any:
     try:
         document = codec.loads(data)
-        codec.refuse_depth(document, data)
     except ValueError as error:
         raise NotTheApi(f"the host sent what is not JSON: {read_words(data)}") from error
     is_error = isinstance(document, list) and len(document) == 1 and holds_error(document[0])
@@ -129,7 +128,6 @@ def _explain_status(reply: Readable) -> KimiError:
     teller = Teller.API
     try:
         document: Any = codec.loads(body)
-        codec.refuse_depth(document, body)
     except ValueError:
         teller = Teller.PAGE if is_page(body) else Teller.API
         document = {"message": read_words(body)}

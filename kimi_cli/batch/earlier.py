@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -132,8 +131,8 @@ def _read_line(line: bytes) -> Mark | _Told | None:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        codec.loads_exactly(line)
+    except ValueError:
         return False
     return True
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 import tempfile
@@ -22,6 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from kimi_cli.api import codec
 from kimi_cli.batch.done import Done, HashSet, Mark, begins_line, read_mark
 from kimi_cli.errors import BadInput, CannotCreate, OutputFailed, TemporaryFailure
 from kimi_cli.system.files import (
@@ -330,7 +330,7 @@ def find_succeeded(file: BinaryIO) -> set[int]:
 
 def _is_json(text: bytes) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        codec.loads_exactly(text)
+    except ValueError:
         return False
     return True

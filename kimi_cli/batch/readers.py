@@ -43,9 +43,7 @@ def _load(text: str | bytes) -> Any:
     """Parse one line; what is nested too deeply to be written again raises ValueError."""
     line = text if isinstance(text, str) else text.decode()
     # orjson makes a float of a whole number beyond 64 bits: an id would lose its last digits.
-    value = codec.loads_exactly(line) if re.search(_LONG_NUMBER, line) else codec.loads(line)
-    codec.refuse_depth(value, line)
-    return value
+    return codec.loads_exactly(line) if re.search(_LONG_NUMBER, line) else codec.loads(line)
 
 
 def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:

@@ -38,7 +38,7 @@ from kimi_cli.options.bundles import (
     request_options,
     verbosity_options,
 )
-from kimi_cli.options.types import Duration
+from kimi_cli.options.types import LARGEST_INPUT, Duration
 from kimi_cli.prompt.reading import Reading, read_text
 from kimi_cli.prompt.templates import TemplateError, check_template
 from kimi_cli.settings.configfile import LONG_PATIENCE
@@ -127,7 +127,7 @@ _OPTIONS = (
     click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
     click.option(
         "--max-line",
-        type=click.IntRange(1),
+        type=click.IntRange(1, LARGEST_INPUT),
         default=64 * 2**20,
         metavar="BYTES",
         help="Refuse longer lines or rows (67108864).",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISFIFO, S_ISREG
 
+from kimi_cli.api import codec
 from kimi_cli.conversation.record import Conversation, Entry, read_entry
 from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, TemporaryFailure
 from kimi_cli.settings.configfile import find_folder
@@ -309,8 +309,8 @@ def _is_torn(tail: bytes) -> bool:
     if not re.match(rb'\{\s*("|\Z)', rest):
         return False
     try:
-        json.loads(rest)
-    except (ValueError, RecursionError):
+        codec.loads_exactly(rest)
+    except ValueError:
         return True
     return rest != tail
 

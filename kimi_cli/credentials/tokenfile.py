@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kimi_cli.api import codec
 from kimi_cli.errors import ConfigError
 from kimi_cli.system.files import locked, make_private_folder, replacing
 
@@ -64,12 +65,12 @@ class TokenFile:
                         f"{self.path} can be read by others; run 'chmod 600 {self.path}'"
                     )
                 self._check_folder()
-                tokens = json.load(file)
+                tokens = codec.loads_exactly(file.read())
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise ConfigError(f"cannot read {self.path}: {error.strerror}") from error
-        except (ValueError, RecursionError):
+        except ValueError:
             # The decoder's error would quote the file.
             raise ConfigError(f"{self.path} is damaged; remove it and log in again") from None
         if not isinstance(tokens, dict) or not all(isinstance(v, str) for v in tokens.values()):

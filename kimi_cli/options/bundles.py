@@ -11,7 +11,7 @@ import click
 
 from kimi_cli.api.fields import FIELDS, override
 from kimi_cli.options.completion import complete_models, complete_profiles, complete_sessions
-from kimi_cli.options.types import BodyField, Encoding, FiniteNumber, Seconds, Utf8
+from kimi_cli.options.types import LARGEST_INPUT, BodyField, Encoding, FiniteNumber, Seconds, Utf8
 from kimi_cli.settings.configfile import BATCH_RETRIES, LONG_PATIENCE, PATIENCE, SETTINGS
 from kimi_cli.settings.profiles import BUILT_IN, DEFAULT_PROFILE, THINKING, Profile
 from kimi_cli.system.terminal import Terminal
@@ -273,7 +273,7 @@ input_options = bundle(
     ),
     click.option(
         "--max-input",
-        type=click.IntRange(1),
+        type=click.IntRange(1, LARGEST_INPUT),
         default=64 * 2**20,
         metavar="BYTES",
         help="Refuse larger files and stdin (67108864).",

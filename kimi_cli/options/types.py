@@ -12,7 +12,10 @@ import click
 
 from kimi_cli.errors import BadInput
 from kimi_cli.prompt.reading import decode_argument
+from kimi_cli.settings.configfile import LONGEST
 
+LARGEST_INPUT = 2**40
+"""Bytes of input that an option may allow; no machine here holds more."""
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -46,6 +49,8 @@ class Seconds(FiniteNumber):
         number = super().convert(value, param, ctx)
         if number <= 0:
             self.fail("must be greater than 0", param, ctx)
+        if number >= LONGEST:
+            self.fail(f"must be below {LONGEST:g}, which is ten years", param, ctx)
         return number
 
 

@@ -26,6 +26,7 @@ class Setting:
     types: tuple[type, ...]
     default: Any
     minimum: float | None = None
+    maximum: float = float("inf")
     choices: tuple[str, ...] = ()
 
     @property
@@ -38,9 +39,10 @@ class Setting:
         if self.choices and value not in self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.minimum is not None and not (
-            isinstance(value, (int, float)) and self.minimum <= value < float("inf")
+            isinstance(value, (int, float)) and self.minimum <= value < self.maximum
         ):
-            return f"a number not below {self.minimum:g}"
+            most = f", and below {self.maximum:g}" if self.maximum < float("inf") else ""
+            return f"a number not below {self.minimum:g}{most}"
         return None
 
 
@@ -51,6 +53,8 @@ def _parse_switch(text: str) -> bool:
 
 
 _NUMBER = (int, float)
+LONGEST = 10.0 * 365 * 86400
+"""Seconds that a limit may have: ten years. No clock of the system takes any number."""
 
 PATIENCE = 120.0
 """Seconds without data, where nothing was said: models have been seen to pause for a minute while
@@ -65,9 +69,9 @@ SETTINGS: dict[str, Setting] = {
     "base_url": Setting(str, (str,), None),
     "model": Setting(str, (str,), None),
     "reasoning": Setting(str, (str,), "show", choices=("show", "hide")),
-    "connect_timeout": Setting(float, _NUMBER, 10.0, minimum=0.001),
-    "timeout": Setting(float, _NUMBER, None, minimum=0.001),
-    "max_time": Setting(float, _NUMBER, None, minimum=0.001),
+    "connect_timeout": Setting(float, _NUMBER, 10.0, minimum=0.001, maximum=LONGEST),
+    "timeout": Setting(float, _NUMBER, None, minimum=0.001, maximum=LONGEST),
+    "max_time": Setting(float, _NUMBER, None, minimum=0.001, maximum=LONGEST),
     "retries": Setting(int, (int,), 2, minimum=0),
     "local_model": Setting(str, (str,), None),
     "save": Setting(_parse_switch, (bool,), default=True),
@@ -130,7 +134,7 @@ def read_config(path: Path) -> ConfigFile:
     warnings.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.stat().st_mode & stat.S_IWOTH:
             raise ConfigError(f"{path} is writable by everybody; run 'chmod 600 {path}'")
         folder = path.parent.stat().st_mode
@@ -148,8 +152,10 @@ def _parse_config(path: Path, text: str) -> ConfigFile:
 
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise ConfigError(f"{path}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: the values are nested too deeply") from None
     reader = _TableReader(path, text)
     tables = document.pop("profiles", {})
     if not isinstance(tables, dict):
@@ -168,7 +174,7 @@ class _TableReader:
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
-        self._lines = text.splitlines()
+        self._places = _find_places(text)
         self.warnings: list[str] = []
 
     def read(
@@ -195,17 +201,23 @@ class _TableReader:
         return ConfigError(f"{self._find(section, key)}: '{key}' must be {wanted}")
 
     def _find(self, section: str, key: str) -> str:
-        """Return ``path:line`` of *key* in *section*; tomllib keeps no positions."""
-        current = ""
-        pattern = re.compile(rf'\s*(["\']?){re.escape(key)}\1\s*[=.]')
-        for number, line in enumerate(self._lines, 1):
-            if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
-                current = header[1].replace('"', "").replace("'", "")
-                if current == f"{section}.{key}".lstrip("."):
-                    return f"{self._path}:{number}"
-            elif current == section and pattern.match(line):
-                return f"{self._path}:{number}"
-        return str(self._path)
+        """Return ``path:line`` of *key* in *section*; the path alone where it is not found."""
+        number = self._places.get((section, key))
+        return str(self._path) if number is None else f"{self._path}:{number}"
+
+
+def _find_places(text: str) -> dict[tuple[str, str], int]:
+    """Return the lines, from 1, of every table and key; tomllib keeps no positions."""
+    places: dict[tuple[str, str], int] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+            section = re.sub("[\"']", "", header[1])
+            above, _, name = section.rpartition(".")
+            places.setdefault((above, name), number)
+        elif found := re.match(r"\s*([\"']?)([^\"'=]+?)\1\s*[=.]", line):
+            places.setdefault((section, found[2]), number)
+    return places
 
 
 def _name_type(kind: type) -> str:
