@@ -61,7 +61,7 @@ def test_the_formats() -> None:
     assert lines["batch"]["response"]["status_code"] == 200
     assert lines["flat"] | {"kimi": None} == {
         "custom_id": "a", "kimi": None, "content": "answer", "reasoning": "Hm.",
-        "finish_reason": "stop", "usage": {}, "error": None,
+        "finish_reason": "stop", "usage": {}, "error": None, "note": "n",
     }  # fmt: skip
     assert list(lines["merge"]) == ["custom_id", "kimi", "prompt", "note", "kimi_response"]
     assert lines["text"] == "answer"

@@ -14,7 +14,7 @@ from kimi_cli.api.parts import gather_text, read_content, read_reasoning
 from kimi_cli.api.text import mend_surrogates
 from kimi_cli.batch.records import JSON, BadRecord, Record
 
-_RESERVED = frozenset(("custom_id", "kimi", "id", "response", "error"))
+_ANSWER = ["content", "reasoning", "finish_reason", "usage", "error"]
 _EXTENDED_LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\u0085": "\\u0085"})
 
 
@@ -35,28 +35,32 @@ class Result:
     """The keys of earlier lines, in the same output, whose place this one takes."""
 
     @property
+    def choices(self) -> list[JSON]:
+        """The choices of the answer; a row that asks for several (``n``) has as many."""
+        choices = (self.document or {}).get("choices")
+        if not isinstance(choices, list):
+            return []
+        return [choice if isinstance(choice, dict) else {} for choice in choices]
+
+    @property
     def choice(self) -> JSON:
         """The first choice of the answer, empty where there is none."""
-        choices = (self.document or {}).get("choices")
-        first = choices[0] if isinstance(choices, list) and choices else None
-        return first if isinstance(first, dict) else {}
+        return next(iter(self.choices), {})
 
     @property
     def message(self) -> JSON:
         """The message of the first choice."""
-        try:
-            return find_message(self.choice)
-        except TypeError:
-            return {}
+        return _find_message(self.choice)
+
+    @property
+    def contents(self) -> list[str | None]:
+        """The text of each choice, or of its refusal; None for one that has none."""
+        return [_read_text(_find_message(choice)) for choice in self.choices]
 
     @property
     def content(self) -> str | None:
-        """The text of that message, or of its refusal; None where it has none."""
-        content = self.message.get("content")
-        text = None
-        with contextlib.suppress(TypeError):
-            text = read_content(content)[0] or gather_text(self.message.get("refusal"))
-        return text or (content if isinstance(content, str) else None)
+        """The text of the first choice."""
+        return next(iter(self.contents), None)
 
     @property
     def reasoning(self) -> str | None:
@@ -65,6 +69,21 @@ class Result:
             thoughts = read_content(self.message.get("content"))[1]
             return read_reasoning(self.message) + thoughts or None
         return None
+
+
+def _find_message(choice: JSON) -> JSON:
+    try:
+        return find_message(choice)
+    except TypeError:
+        return {}
+
+
+def _read_text(message: JSON) -> str | None:
+    content = message.get("content")
+    text = None
+    with contextlib.suppress(TypeError):
+        text = read_content(content)[0] or gather_text(message.get("refusal"))
+    return text or (content if isinstance(content, str) else None)
 
 
 def _head(result: Result) -> JSON:
@@ -97,43 +116,50 @@ def _write_batch(result: Result) -> JSON:
             "body": result.document,
         }
     line["error"] = result.error
-    carried = result.record.carried
-    beside = {key: value for key, value in carried.items() if key not in _RESERVED}
-    if inside := _find_hidden(result.record.id, carried):
-        line["kimi"]["carried"] = inside
-    return line | beside
+    return _carry_on(line, result.record)
 
 
-def _find_hidden(name: str, carried: JSON) -> JSON:
-    """Return the row's own keys whose places in the line are taken."""
-    return {
-        key: value
-        for key, value in carried.items()
-        if key in _RESERVED and not (key in ("custom_id", "id") and str(value) == name)
-    }
+def _carry_on(line: JSON, record: Record | BadRecord) -> JSON:
+    """Put the row's own keys behind *line*; those whose places are taken go into its head."""
+    own = dict(record.carried)
+    for name in ("custom_id", "id"):
+        if name in own and str(own[name]) == record.id:
+            del own[name]  # it is the line's custom_id
+    if hidden := {key: value for key, value in own.items() if key in line}:
+        line["kimi"]["carried"] = hidden
+    return line | {key: value for key, value in own.items() if key not in line}
 
 
 def _write_flat(result: Result) -> JSON:
-    return _head(result) | {
+    return _carry_on(_head(result) | _show_answer(result), result.record)
+
+
+def _show_answer(result: Result) -> JSON:
+    """Return the answer in few words; where there are several, all of their texts."""
+    several = {"contents": result.contents} if len(result.choices) > 1 else {}
+    return {
         "content": result.content,
         "reasoning": result.reasoning,
         "finish_reason": result.choice.get("finish_reason"),
         "usage": (result.document or {}).get("usage"),
         "error": result.error,
+        **several,
     }
 
 
 def _write_merge(result: Result) -> JSON:
     row = result.record.row
-    head, answer = _head(result), _write_flat(result)
+    head = _head(result)
     if str(row.get("custom_id", result.record.id)) != result.record.id:
         head["kimi"]["carried"] = {"custom_id": row["custom_id"]}
     beside = {key: value for key, value in row.items() if key not in ("custom_id", "kimi")}
-    return head | beside | {"kimi_response": {k: answer[k] for k in list(answer)[2:]}}
+    return head | beside | {"kimi_response": _show_answer(result)}
 
 
 def _write_text(result: Result) -> Any:
-    return result.content if result.error is None else None
+    if result.error is not None:
+        return None
+    return result.contents if len(result.choices) > 1 else result.content
 
 
 FORMATS: dict[str, Callable[[Result], Any]] = {
@@ -153,9 +179,9 @@ def name_format(line: bytes) -> str | None:
         return None
     if keys[:3] == ["id", "response", "error"]:
         return "batch"
-    if keys[-1:] == ["kimi_response"]:
-        return "merge"
-    return "flat" if keys[:1] == ["content"] else None
+    if keys[: len(_ANSWER)] == _ANSWER:
+        return "flat"
+    return "merge" if keys[-1:] == ["kimi_response"] else None
 
 
 def encode_results(results: Iterable[Result], format: str) -> bytes:
