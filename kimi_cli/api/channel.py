@@ -38,6 +38,12 @@ class WholeReply:
     veil: Veil = _NO_VEIL
     """Hides the token that the request brought."""
 
+    @property
+    def ends_by_closing(self) -> bool:
+        """Whether only the end of the connection ended the body."""
+        is_chunked = "chunked" in (self.header("transfer-encoding") or "").lower()
+        return self.header("content-length") is None and not is_chunked
+
     def header(self, name: str) -> str | None:
         """Return the value of a header field, looked up without regard to case."""
         return self.fields.get(name)
@@ -97,7 +103,11 @@ class Channel:
         with self._lock:
             self._posting, self._aborted = body, False
         try:
-            return self._receive(self._send(body))
+            reply = self._receive(self._send(body))
+            if self._aborted:
+                # The end that we made looks like the host's own where no length was told.
+                raise ConnectionAbortedError("given up")
+            return reply
         except (HTTPException, HTTPError, OSError) as error:
             connecting = self._connection is None
             self.close()

@@ -121,7 +121,7 @@ class Stream:
         pieces = _refuse_foreign(self._reply)
         fold, finished = self._fold, False
         for piece in pieces:
-            if events := decoder.feed(piece):
+            if (events := decoder.feed(piece)) and not finished:
                 timer.touch()
             elif decoder.held > _EVENT_LIMIT:
                 raise NotTheApi(f"the host sent an event of more than {_EVENT_LIMIT} bytes")

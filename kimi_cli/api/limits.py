@@ -14,6 +14,8 @@ from kimi_cli.errors import TimedOut
 
 TICK = 1.0
 """Longest wait between two looks at the clock, in seconds."""
+_MOMENT = 0.05
+"""Seconds that taking one piece may last; a flood of comments consists of nothing else."""
 
 
 def sleep(seconds: float) -> None:
@@ -60,16 +62,18 @@ class Timer:
         self._paused = time.monotonic()
 
     def resume(self) -> None:
-        """Note that the server is waited for again."""
+        """Note that the server is waited for again; the moments between two reads are its own."""
         now = time.monotonic()
-        self._touched = min(now, self._touched + now - self._paused)
+        if now - self._paused > _MOMENT:
+            self._touched = min(now, self._touched + now - self._paused)
 
     def plan_wait(self) -> float:
         """Return how long to wait until the next look, in seconds; raises TimedOut."""
         now = time.monotonic()
-        if now - self._looked > 2 * TICK and self._looked > self._touched:
-            # Stopped by ^Z, or suspended, while we waited: that silence was not the server's.
-            self._touched += now - self._looked
+        if (standstill := now - max(self._looked, self._touched)) > 2 * TICK:
+            # Stopped by ^Z, or suspended, while we waited: that silence was not the server's, and
+            # what it sent meanwhile is still to be read.
+            self._touched += standstill
         self._looked = now
         left = self._touched + self._allowed - now
         if self._deadline is not None and self._deadline <= now:

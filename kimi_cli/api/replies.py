@@ -10,7 +10,7 @@ from kimi_cli.api import codec
 from kimi_cli.api.pages import is_page, read_words
 from kimi_cli.api.refusals import Refusal, Refused, Teller, holds_error, read_refusal
 from kimi_cli.api.waits import find_reset, find_wish
-from kimi_cli.errors import KimiError, NotTheApi
+from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated
 
 DOCUMENT_LIMIT = 64 * 2**20
 """Bytes of one JSON document."""
@@ -29,6 +29,10 @@ class Readable(Protocol):
     def status(self) -> int:
         """The HTTP status."""
 
+    @property
+    def ends_by_closing(self) -> bool:
+        """Whether only the end of the connection ends the body, so that it may be cut unseen."""
+
     def header(self, name: str) -> str | None:
         """Return the value of a header field, looked up without regard to case."""
 
@@ -45,12 +49,15 @@ def check_status(reply: Readable) -> None:
 def read_document(reply: Readable) -> JSON:
     """Return the JSON object of *reply*, whose status is good.
 
-    Raises NotTheApi for anything else, Refused for an error object.
+    Raises NotTheApi for anything else, Refused for an error object, StreamTruncated for one that
+    was cut.
     """
     body = reply.read(DOCUMENT_LIMIT)
     try:
         document = parse(body)
     except NotTheApi as error:
+        if reply.ends_by_closing and body.lstrip()[:1] in (b"", b"{"):
+            raise StreamTruncated("the connection ended within the reply") from error
         raise explain_foreign(reply, body) from error
     if holds_error(document):
         raise refuse(reply, document)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -24,7 +25,9 @@ from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 from requests.utils import select_proxy
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import (
+    ConnectTimeoutError,
     HTTPError,
     NameResolutionError,
     NewConnectionError,
@@ -32,6 +35,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
+from kimi_cli.api.dialling import dial
 from kimi_cli.api.limits import Limits, Timer
 from kimi_cli.errors import (
     ConfigError,
@@ -49,6 +53,9 @@ a quiet connection after some minutes."""
 _NO_TLS = ("wrong_version_number", "http_request", "unsupported_protocol")
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 _LATER = "; check the network and the address; try again later"
+_VERSION, _LONG_LINE = b"HTTP/", 65536
+"""How a status line begins, and from which length on it is none."""
+_CUT_HEAD = "the connection ended within the head of the reply"
 _CUTS = (RemoteDisconnected, IncompleteRead)
 _AHEAD = 256 * 1024
 """Bytes that may be received ahead of a slow reader, and so be decoded in one go."""
@@ -78,15 +85,55 @@ class Call:
     body: bytes | None = None
 
 
+class CutHead(HTTPException):
+    """The connection ended within the status line or the headers of a reply."""
+
+
+class _LineKeeper:
+    """Hands lines on, and keeps the last one: http.client takes a cut head for a whole one."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.last = b""
+
+    def readline(self, *limit: int) -> bytes:
+        self.last = self._file.readline(*limit)
+        return self.last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class FinalResponse(HTTPResponse):
     """The reply that counts: interim ones before it are passed over (RFC 9110, section 15.2)."""
 
     def begin(self) -> None:
-        """Read the status and the headers."""
-        super().begin()
+        """Read the status and the headers; raises HTTPException, CutHead where they are cut."""
+        self._begin_whole()
         while 101 < self.status < 200:
             self.headers = None  # type: ignore[assignment] # or begin() would have nothing to do
+            self._begin_whole()
+
+    def _begin_whole(self) -> None:
+        file = self.fp
+        keeper: Any = _LineKeeper(file)
+        self.fp = keeper
+        try:
             super().begin()
+        except RemoteDisconnected:
+            raise
+        except HTTPException:
+            begun = keeper.last and (
+                _VERSION.startswith(keeper.last) or keeper.last[:5] == _VERSION
+            )
+            if begun and not keeper.last.endswith(b"\n") and len(keeper.last) < _LONG_LINE:
+                raise CutHead(_CUT_HEAD) from None
+            raise
+        finally:
+            if self.fp is keeper:
+                self.fp = file
+        if keeper.last not in (b"\r\n", b"\n"):
+            raise CutHead(_CUT_HEAD)
 
 
 class Transport(HTTPAdapter):
@@ -127,15 +174,18 @@ class Transport(HTTPAdapter):
             exchange.give_up()
 
     def connect(self, seconds: float) -> Any:
-        """Return an open urllib3 connection; each step of opening it may take *seconds*."""
+        """Return an open urllib3 connection; all of opening it may take *seconds*."""
         connection = self._pool._new_conn()
         connection.response_class = FinalResponse
         connection.timeout = seconds
-        if self._pool.proxy is not None and self._pool.scheme == "https":
-            # urllib3 keeps the CONNECT through a proxy in this one place.
-            self._pool._prepare_proxy(connection)
-        else:
-            connection.connect()
+        if type(connection)._new_conn is HTTPConnection._new_conn:  # and not by way of SOCKS
+            connection._new_conn = partial(_dial, connection, seconds)
+        with _cut_after(connection, seconds):
+            if self._pool.proxy is not None and self._pool.scheme == "https":
+                # urllib3 keeps the CONNECT through a proxy in this one place.
+                self._pool._prepare_proxy(connection)
+            else:
+                connection.connect()
         # A socket's own limit would end a long upload, or a long thought; others judge instead.
         connection.timeout = None
         connection.sock.settimeout(None)
@@ -279,6 +329,7 @@ class Reply:
         self.status: int = response.status
         self._headers: Mapping[str, str] = response.headers
         self.timer = exchange.timer
+        self.ends_by_closing = not response.chunked and response.length_remaining is None
         self._pieces = exchange.receive_body()
 
     def header(self, name: str) -> str | None:
@@ -302,6 +353,46 @@ class Reply:
             if len(body) > limit:
                 raise NotTheApi(f"the host sent more than {limit} bytes in one document")
         return bytes(body)
+
+
+def _dial(connection: Any, seconds: float) -> socket.socket:
+    """Open the socket of urllib3's *connection*, in its place and with its errors."""
+    host = connection._dns_host
+    try:
+        return dial(host, connection.port, seconds, connection.socket_options or ())
+    except socket.gaierror as error:
+        raise NameResolutionError(connection.host, connection, error) from error
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, f"no answer within {seconds:g} s") from error
+    except OSError as error:
+        raise NewConnectionError(connection, str(error)) from error
+
+
+@contextmanager
+def _cut_after(connection: Any, seconds: float) -> Iterator[None]:
+    """Cut *connection* when opening it takes longer: its own limit begins anew with every byte.
+
+    Raises ConnectTimeoutError then.
+    """
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        if (connected := connection.sock) is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                connected.shutdown(socket.SHUT_RDWR)
+
+    watchdog = threading.Timer(seconds, cut)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    except (HTTPError, HTTPException, OSError) as error:
+        if late.is_set():
+            raise ConnectTimeoutError(connection, f"not open within {seconds:g} s") from error
+        raise
+    finally:
+        watchdog.cancel()
 
 
 def _keep_alive(connected: socket.socket) -> None:
@@ -336,7 +427,7 @@ def explain_failure(error: Exception, route: Route, *, connecting: bool = False)
         return _explain_resolution(root, f"cannot resolve {host}{via}: {reason}", via)
     if isinstance(root, ssl.SSLError):
         return _explain_tls(root, f"{host}{via}: {reason}", route)
-    if connecting and isinstance(root, TimeoutError):
+    if connecting and (isinstance(root, TimeoutError) or type(error) is ConnectTimeoutError):
         what = f"no connection to {host}{via}: {reason} (limit: connect-timeout)"
         return TimedOut(what, sent=False)
     if isinstance(error, (NewConnectionError, ProxyError)):
@@ -346,10 +437,10 @@ def explain_failure(error: Exception, route: Route, *, connecting: bool = False)
         return Unreachable(f"{what}; ask who runs it, or name the host in NO_PROXY")
     if connecting and via and isinstance(error, (HTTPError, HTTPException, OSError)):
         return Unreachable(f"cannot reach {host}{via}: {reason}{_LATER}", transient=True)
-    if isinstance(root, HTTPException) and not isinstance(root, _CUTS):
+    if isinstance(root, HTTPException) and not isinstance(root, (*_CUTS, CutHead)):
         return NotTheApi(f"{host} does not speak HTTP: {reason}")
     if isinstance(error, (HTTPError, HTTPException, OSError)):
-        where = "within its" if isinstance(root, IncompleteRead) else "without a"
+        where = "within its" if isinstance(root, (IncompleteRead, CutHead)) else "without a"
         return StreamTruncated(f"{host} closed the connection {where} reply: {reason}")
     raise error
 

@@ -106,7 +106,7 @@ def complete(outcome: Outcome) -> Result:
         outcome.document,
         lack=outcome.lack,
         attempts=job.attempts + 1,
-        milliseconds=int(1000 * (outcome.at - job.began)),
+        milliseconds=max(0, int(1000 * (outcome.at - job.began))),
     )
 
 
@@ -123,7 +123,7 @@ def fail(outcome: Outcome, kind: str, redact: Callable[[str], str] = str) -> Res
     status = refusal.http_status if refusal else None
     words = refusal and refusal.message and redact(refusal.message)
     body = {"error": {"code": code, "message": words}} if refusal else None
-    took = int(1000 * (outcome.at - job.began))
+    took = max(0, int(1000 * (outcome.at - job.began)))
     trace = redact(refusal.trace_id) if refusal and refusal.trace_id else None
     return Result(
         job.record,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-_STANDSTILL = 1.0
+_STANDSTILL = 0.5
 """Seconds between two looks after which this process was stopped, not the service."""
 
 
