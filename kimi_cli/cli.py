@@ -190,8 +190,14 @@ def _explain_usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     if context is None:
         return message
+    if isinstance(error, click.NoSuchOption) and _takes_words(context.command):
+        message += "; what begins with '-' and is no option goes behind '--'"
     usage = context.command.get_usage(context).removeprefix("Usage: ")
     return f"{message}; usage: {usage}; see '{context.command_path} --help'"
+
+
+def _takes_words(command: click.Command) -> bool:
+    return any(isinstance(item, click.Argument) and item.nargs < 0 for item in command.params)
 
 
 def _report_bug(error: Exception, terminal: Terminal) -> ExitStatus:

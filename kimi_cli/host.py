@@ -78,6 +78,7 @@ def open_stores(terminal: Terminal, environment: Mapping[str, str]) -> Stores:
     return Stores(
         Keychain(environment, attended=terminal.err_is_terminal, notify=terminal.complain),
         TokenFile(folder / "tokens.json", terminal.warn),
+        is_attended=terminal.err_is_terminal,
     )
 
 

@@ -8,6 +8,7 @@ Bedrock's (``modelOutput``).
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zlib
@@ -21,19 +22,10 @@ from kimi_cli.api import codec
 from kimi_cli.api.messages import find_lack
 from kimi_cli.batch.done import Done, Mark, hash_id, read_mark
 from kimi_cli.errors import BadInput, KimiError, MissingInput
+from kimi_cli.prompt.kinds import find_kind
 
 _BLOCK = 2**16
 _GZIP = b"\x1f\x8b"
-_BINARY = {
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\xfd7zXZ\0": "xz",
-    b"BZh": "bzip2",
-    b"PK\x03\x04": "zip",
-    b"PAR1": "Parquet",
-    b"SQLite format 3\0": "SQLite",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
 _IDS = ("custom_id", "key", "recordId")
 _WHOLE = frozenset(("end_turn", "stop_sequence", "tool_use", "STOP", "stop"))
 
@@ -75,9 +67,10 @@ def _opening(path: Path) -> Iterator[BinaryIO]:
 
 
 def _name_binary(beginning: bytes) -> str | None:
-    for magic, name in _BINARY.items():
-        if beginning.startswith(magic):
-            return name
+    if (kind := find_kind(beginning)) is not None:
+        return kind.name
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
     if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return None  # it may have holes, as a power cut leaves them
     try:

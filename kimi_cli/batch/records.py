@@ -264,14 +264,15 @@ def _add_system(messages: Any, system: Any) -> Any:
         return messages
     if not isinstance(system, str):
         raise RecordError("invalid_row", "'system' must be a string")
-    if not isinstance(messages, list) or not system or _begins_with_system(messages):
+    if not isinstance(messages, list) or not system or _has_system(messages):
         return messages
     return [{"role": "system", "content": system}, *messages]
 
 
-def _begins_with_system(messages: list[Any]) -> bool:
-    first = messages[0] if messages else None
-    return isinstance(first, dict) and first.get("role") == "system"
+def _has_system(messages: list[Any]) -> bool:
+    """Tell whether *messages* bring instructions of their own, under either name of the role."""
+    roles = [message.get("role") for message in messages if isinstance(message, dict)]
+    return "system" in roles or "developer" in roles
 
 
 def _read_prompt(row: JSON) -> list[JSON]:
@@ -295,7 +296,7 @@ def _complete(body: JSON, shape: Shape) -> JSON:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise RecordError("invalid_row", "each message must be an object with a role")
-    if shape.system is not None and not _begins_with_system(messages):
+    if shape.system is not None and not _has_system(messages):
         messages = [{"role": "system", "content": shape.system}, *messages]
     whole = {**override(shape.defaults, body), "messages": messages}
     whole.pop("stream", None)

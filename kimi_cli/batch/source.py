@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from kimi_cli.batch.readers import TableLines, read_jsonl, read_lines, read_table, split_lines
 from kimi_cli.batch.records import RecordError
 from kimi_cli.errors import BadInput, MissingInput
+from kimi_cli.prompt.kinds import find_kind
 from kimi_cli.system.stdin import open_stdin
 
 STDIN = "-"
@@ -73,7 +74,7 @@ class Source:
             with _open(path) as file:
                 self._line = 0
                 try:
-                    _refuse_utf16(file)
+                    _refuse_wrong_kind(file)
                     for row in self._read(file, self):
                         if isinstance(row, RecordError):
                             row = RecordError(row.code, f"{path}:{self._line}: {row}")
@@ -98,9 +99,12 @@ class Source:
         self.read_bytes += size
 
 
-def _refuse_utf16(file: BufferedReader) -> None:
+def _refuse_wrong_kind(file: BufferedReader) -> None:
     """Raise BadInput where every line would be wrong."""
-    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    beginning = file.peek()
+    if (kind := find_kind(beginning)) is not None:
+        raise BadInput(f"this is {kind.name}, not lines of text; {kind.advice}")
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadInput("this is UTF-16, not UTF-8; convert it first: iconv -f utf-16 -t utf-8")
 
 

@@ -24,7 +24,8 @@ SECRET_VARIABLES = {"KIMI_TOKEN"}.union(*(profile.vendor_variables for profile i
 """Variables that no child process inherits."""
 
 _LONGEST = 4096
-_COMMAND_SECONDS = 10
+_COMMAND_SECONDS, _COMMAND_SECONDS_ATTENDED = 10, 120
+"""What a token_command may take: alone, and where a person may unlock something for it."""
 _COMMAND_BYTES = 65536
 
 
@@ -47,6 +48,8 @@ class Stores:
 
     keychain: Keychain
     file: TokenFile
+    is_attended: bool = False
+    """Whether a person is there, who may have to unlock one."""
 
 
 def find_bearer_token(
@@ -70,7 +73,7 @@ def find_bearer_token(
         or _read_own_variable(settings, environment)
         or _read_named_file(said.get("KIMI_TOKEN_FILE"), "KIMI_TOKEN_FILE")
         or _read_systemd_credential(said)
-        or _run_own_command(settings, environment)
+        or _run_own_command(settings, environment, is_attended=stores.is_attended)
         or _search_stores(settings, stores)
     )
 
@@ -164,13 +167,16 @@ def _read_systemd_credential(environment: Mapping[str, str]) -> BearerToken | No
     return check_token(_decode(data, str(path)), "systemd credential kimi-token")
 
 
-def _run_own_command(settings: Settings, environment: Mapping[str, str]) -> BearerToken | None:
+def _run_own_command(
+    settings: Settings, environment: Mapping[str, str], *, is_attended: bool
+) -> BearerToken | None:
     """Run the profile's token_command: no shell, no stdin, none of our secrets."""
     command = settings.profile.token_command
     if not command or not settings.at_home:
         return None
     import subprocess  # noqa: PLC0415 - most runs start no other program
 
+    limit = _COMMAND_SECONDS_ATTENDED if is_attended else _COMMAND_SECONDS
     source = f"token_command of profile {settings.profile.name}"
     try:
         done = subprocess.run(  # noqa: S603 - the user's own configuration names it
@@ -178,11 +184,11 @@ def _run_own_command(settings: Settings, environment: Mapping[str, str]) -> Bear
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env=remove_secrets(environment, settings),
-            timeout=_COMMAND_SECONDS,
+            timeout=limit,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"{source} took longer than {_COMMAND_SECONDS} s") from None
+        raise ConfigError(f"{source} took longer than {limit} s") from None
     except OSError as error:
         raise ConfigError(f"{source} cannot run '{command[0]}': {error.strerror}") from error
     if done.returncode != 0:

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 
 from kimi_cli.errors import BadInput, MissingInput, TimedOut
 from kimi_cli.prompt.content import Prompt, join_prompts
+from kimi_cli.prompt.kinds import LONGEST, find_kind
 from kimi_cli.system.stdin import open_stdin, read_some, wait_for_input
 
 STDIN = "-"
 _IN = 0
 _PIECE = 2**20
+_SHOWN = 3
+"""How many names are told."""
 _HINT_AFTER = 2.0
 
 
@@ -55,6 +58,7 @@ def compose_prompt(
     if not (words or paths) and use_stdin and _stdin_is_terminal():
         return None
     parts = [text] if text.strip() else []
+    _warn_of_names(words, paths, reading)
     attached = [read_attachment(path, reading) for path in paths]
     parts += attached
     if use_stdin and STDIN not in paths and (named or _stdin_is_ours(has_text=bool(parts))):
@@ -63,6 +67,24 @@ def compose_prompt(
     if not any(part.strip() for part in parts) or parts == list(filter(_is_headline, attached)):
         raise BadInput("the prompt is empty; give it as an argument, with --file, or on stdin")
     return join_prompts(map(Prompt, parts))
+
+
+def _warn_of_names(words: Sequence[str], paths: Sequence[str], reading: Reading) -> None:
+    """Say which words are names of files, as a shell makes them of ``-f *.txt``."""
+    names = [
+        word
+        for word in words
+        if word != STDIN and (paths or "." in word or "/" in word) and os.path.isfile(word)
+    ]
+    if names:
+        shown = ", ".join(map(_show_path, names[:_SHOWN])) + (", …" if names[_SHOWN:] else "")
+        are = "is a file" if len(names) == 1 else "are files"
+        reading.warn(f"sent as words, though there {are} of that name: {shown}; attach with -f")
+
+
+def _show_path(path: str) -> str:
+    """Return a name that can be sent and shown, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _is_headline(attachment: str) -> bool:
@@ -107,7 +129,7 @@ def read_attachment(path: str, reading: Reading) -> str:
     """Return a file's text under a line with its name."""
     if path == STDIN:
         return f"stdin:\n{_drop_last_line_end(_read_stdin(reading))}"
-    return f"{decode_argument(path)}:\n{read_text(path, reading)}"
+    return f"{_show_path(path)}:\n{read_text(path, reading)}"
 
 
 def read_text(path: str, reading: Reading) -> str:
@@ -175,6 +197,8 @@ def _read_bounded(descriptor: int, name: str, reading: Reading) -> bytes:
 
 def _decode(data: bytes, name: str, reading: Reading) -> str:
     """Decode strictly, whatever the locale; a wrong byte is named by its offset."""
+    if (kind := find_kind(data[:LONGEST])) is not None:
+        raise BadInput(f"{name} is {kind.name}, not text; {kind.advice}")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and reading.encoding == "utf-8":
         raise BadInput(f"{name} is UTF-16, not UTF-8; give --encoding utf-16")
     try:
