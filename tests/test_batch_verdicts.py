@@ -156,6 +156,22 @@ def test_an_unknown_model_is_told_as_such_behind_a_gateway(
     assert out.read_bytes() == b""
 
 
+@pytest.mark.parametrize(
+    "words", ["strange field (request id: 2026{n}a7f)", "litellm: model=kimi-x not here req_{n}"]
+)
+def test_ids_and_numbers_do_not_hide_that_all_are_refused_alike(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, words: str
+) -> None:
+    """A gateway puts the request's own name into the same words."""
+    numbers = iter(range(1000, 9000))
+    write_rows(source, make_rows(40))
+    server.answer(
+        lambda request: refusal(400, "invalid_request_error", words.format(n=next(numbers)))
+    )
+    assert batch(str(source), "-o", str(out), "-q").status in (65, 69)
+    assert out.read_bytes() == b""
+
+
 def test_few_rows_that_are_refused_alike_are_refused(
     batch: Kimi, server: ReplayServer, source: Path, out: Path
 ) -> None:
@@ -235,6 +251,42 @@ def test_a_row_is_asked_again_with_another_body(out: Path) -> None:
     assert asked[1:] == [b"better"]
     assert [row["content"] for row in read_rows(out)] == ["again"]
     assert (tally.sends, tally.answered, tally.tokens, pace.in_flight) == (2, 1, 10, 0)
+
+
+def test_a_second_request_needs_a_budget_as_well(out: Path) -> None:
+    """A row that always wants another answer does not spend more than is allowed."""
+    sent: list[bytes] = []
+
+    class Answers:
+        def post(self, body: bytes) -> Any:
+            sent.append(body)
+            return reply_with(b"prose")
+
+        def explain(self, error: Exception, model: str) -> None:
+            raise AssertionError(error)
+
+        def close(self) -> None: ...
+
+        def abort(self, body: bytes) -> None: ...
+
+    def inspect(outcome: Outcome) -> None:
+        outcome.next_body = b"x" * (30 + len(sent))
+
+    channel: Any = Answers()
+    tally = Tally()
+    with Ledger(out) as ledger:
+        means = Means(lambda: channel, Bystander(), inspect)
+        Runner(
+            iter([make_request(1)]),
+            LedgerSink(ledger, "flat"),
+            means=means,
+            pace=Pace(cap=2),
+            plan=Plan(max_tokens=400),
+            tally=tally,
+        ).run()
+    assert tally.stop_reason == "--max-total-tokens 400"
+    assert 2 < len(sent) < 80
+    assert tally.tokens <= 400
 
 
 def reply_with(text: bytes) -> Any:

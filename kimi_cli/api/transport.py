@@ -37,6 +37,7 @@ from urllib3.exceptions import (
 
 from kimi_cli.api.dialling import dial
 from kimi_cli.api.limits import Limits, Timer
+from kimi_cli.api.threads import start_thread
 from kimi_cli.errors import (
     ConfigError,
     KimiError,
@@ -226,8 +227,7 @@ class _Exchange:
         self._given_up = False
         # Each is written by one thread only; their difference is what waits in the inbox.
         self._received = self._taken = 0
-        arguments = (transport, call, connect)
-        threading.Thread(target=self._carry, args=arguments, daemon=True).start()
+        start_thread(self._carry, transport, call, connect)
 
     def receive_head(self) -> Any:
         """Return urllib3's response; raise what became of the request in our own terms."""
@@ -384,7 +384,8 @@ def _cut_after(connection: Any, seconds: float) -> Iterator[None]:
 
     watchdog = threading.Timer(seconds, cut)
     watchdog.daemon = True
-    watchdog.start()
+    with contextlib.suppress(RuntimeError):  # no thread to be had: each step has its own limit
+        watchdog.start()
     try:
         yield
     except (HTTPError, HTTPException, OSError) as error:

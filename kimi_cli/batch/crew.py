@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
 from kimi_cli.api.channel import Channel
+from kimi_cli.api.threads import start_thread
 from kimi_cli.batch.jobs import Job, Outcome, attempt
 from kimi_cli.errors import TemporaryFailure
 
@@ -92,10 +93,10 @@ class Crew:
     def _hire(self) -> int | None:
         """Start one more thread, or go on with those that the system allows."""
         try:
-            threading.Thread(target=self._work, daemon=True).start()
-        except RuntimeError as error:
+            start_thread(self._work)
+        except TemporaryFailure:
             if not self._hands:
-                raise TemporaryFailure(f"cannot start a thread: {error}") from error
+                raise
             return self._hands
         self._hands += 1
         return None

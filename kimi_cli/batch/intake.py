@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from kimi_cli.api.threads import start_thread
 from kimi_cli.batch.records import BadRecord, Record
 
 _AHEAD_ROWS = 1024
@@ -39,7 +40,7 @@ class Intake:
         self._hungry = False
         self._stopped = False
         self.ended = False
-        threading.Thread(target=self._read, daemon=True).start()
+        start_thread(self._read)
 
     def take(self) -> Record | BadRecord | None:
         """Return the next record, or None when none is there now. Raises what reading raised."""

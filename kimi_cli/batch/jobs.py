@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kimi_cli.api import codec
 from kimi_cli.api.channel import Channel
+from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused
 from kimi_cli.api.replies import DOCUMENT_LIMIT, check_status, find_request_id, read_answer
@@ -31,9 +32,16 @@ class Job:
     overloads: int = 0
     sent: int = 0
     has_failed: bool = False
+    is_fresh: bool = True
+    """Whether this body was not sent yet: then it must fit into the budget."""
     ticket: Ticket | None = None
     channel: Channel | None = None
     began: float = 0.0
+
+    def change(self, body: bytes) -> None:
+        """Ask something else for the same row: its answer is to be bought anew."""
+        self.tokens += estimate_tokens(body) - estimate_tokens(self.payload)
+        self.payload, self.is_fresh = body, True
 
     def abort(self) -> None:
         """End the attempt that is under way."""

@@ -166,7 +166,7 @@ class Runner:
     def _find_wait(self, now: float, job: Job) -> float:
         if self._sink.find_block() is not None and not job.sent:
             return _TICK  # a row that was sent before is in the window already
-        if not job.sent and self._admission.exceeds_budget(job):
+        if job.is_fresh and self._admission.exceeds_budget(job):
             return _TICK
         if self._breaker.opened is not None:
             return self._breaker.find_wait(now) if not len(self._crew) else _TICK
@@ -180,6 +180,7 @@ class Runner:
         self.tally.sends += 1
         self.tally.retries += job.sent > 0
         job.sent += 1
+        job.is_fresh = False
         if (most := self._crew.send(job)) is not None:
             self.pace.confine(most)
 

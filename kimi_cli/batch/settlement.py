@@ -51,7 +51,7 @@ class Settlement:
                 return self._accept(outcome)
             case Fate.ASK_AGAIN:
                 assert verdict.body is not None  # noqa: S101 - it is what is asked
-                job.payload = verdict.body
+                job.change(verdict.body)
                 self._backlog.put(job, outcome.at)
             case Fate.AGAIN:
                 job.attempts += verdict.costs_attempt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from kimi_cli.api.refusals import Refused
 from kimi_cli.api.refusals import Verdict as Meaning
 from kimi_cli.api.retry import is_foreign
@@ -10,9 +12,14 @@ from kimi_cli.errors import KimiError
 
 _ENOUGH = 10
 """Rows that are refused alike, and none answered: then every row would be."""
+_READ = 1000
+"""Characters of a message that are looked at."""
 _OF_ALL = (Meaning.NOT_SERVED, Meaning.NOT_THE_API)
 _OF_ONE = ("content_filter", "exceed_context_size_error", "context_length_exceeded")
+_ABOUT_ONE = r"(?i)too long|too large|context|token limit|max(imum)? .*tokens|risk|polic|moderat"
 """Words that speak of one prompt, however many rows are told so."""
+_OWN = r"(?i)\b[\w-]*\d[\w-]*"
+"""What differs between two refusals that say the same: numbers, and names with digits in them."""
 
 
 class Suspects:
@@ -65,7 +72,7 @@ def _name(error: KimiError) -> tuple[object, ...]:
     """Return what makes two refusals the same."""
     if isinstance(error, Refused):
         refusal = error.refusal
-        return refusal.http_status, refusal.code, refusal.message
+        return refusal.http_status, refusal.code, re.sub(_OWN, "", (refusal.message or "")[:_READ])
     return type(error), str(error)
 
 
@@ -77,4 +84,7 @@ def _speaks_of_all(error: KimiError) -> bool:
 
 
 def _speaks_of_one(error: KimiError) -> bool:
-    return isinstance(error, Refused) and error.refusal.code in _OF_ONE
+    if not isinstance(error, Refused):
+        return False
+    refusal = error.refusal
+    return refusal.code in _OF_ONE or bool(re.search(_ABOUT_ONE, (refusal.message or "")[:_READ]))

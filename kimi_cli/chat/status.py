@@ -15,6 +15,8 @@ from typing import Any
 from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.messages import Delta, Ending
 from kimi_cli.api.text import quantify
+from kimi_cli.api.threads import start_thread
+from kimi_cli.errors import TemporaryFailure
 from kimi_cli.system.signals import handle_signals
 from kimi_cli.system.terminal import Terminal
 
@@ -47,7 +49,8 @@ class StatusLine:
         """Begin to wait."""
         if self._terminal.err_is_terminal and not self._terminal.quiet:
             self._terminal.on_write = self._make_room
-            threading.Thread(target=self._redraw, daemon=True).start()
+            with suppress(TemporaryFailure):  # a wait that is not shown
+                start_thread(self._redraw)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from kimi_cli.api.threads import start_thread
+
 _T = TypeVar("_T")
 
 SERVICE = "kimi"
@@ -97,9 +99,7 @@ class Keychain:
             except Exception as error:  # noqa: BLE001 - back ends raise anything
                 errors.append(error)
 
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        self._wait(thread)
+        self._wait(start_thread(ask))
         if errors:
             raise KeychainError(_explain(errors[0])) from errors[0]
         if not answers:
