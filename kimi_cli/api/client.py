@@ -48,7 +48,7 @@ _GRACE = 5.0
 """Seconds to wait for usage and ``[DONE]`` once a finish_reason has ended the answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Retry:
     """One more attempt is about to be made: which one of how many, when (s), and why."""
 

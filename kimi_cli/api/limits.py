@@ -25,7 +25,7 @@ def sleep(seconds: float) -> None:
         time.sleep(min(left, TICK))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Limits:
     """Seconds for a connection, between two data events, and for the whole call (None: any)."""
 

@@ -62,7 +62,7 @@ _AHEAD = 256 * 1024
 """Bytes that may be received ahead of a slow reader, and so be decoded in one go."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Route:
     """How to reach an origin: its base URL, proxies by scheme, and a CA file or folder."""
 
@@ -76,7 +76,7 @@ class Route:
         return self.base_url.split("/")[2]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Call:
     """What goes into one HTTP request; *path* is joined to the base URL."""
 

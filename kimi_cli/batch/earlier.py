@@ -9,7 +9,6 @@ Bedrock's (``modelOutput``).
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +29,7 @@ _IDS = ("custom_id", "key", "recordId")
 _WHOLE = frozenset(("end_turn", "stop_sequence", "tool_use", "STOP", "stop"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Told:
     """What a line of somebody else tells of a row."""
 
@@ -55,10 +54,19 @@ def read_done(paths: Iterable[Path], notify: Callable[[str], None] = lambda mess
     return done
 
 
+def _unpacked(raw: io.BufferedReader) -> Any:
+    """Return *raw*, or what it holds where that is gzip."""
+    if raw.peek(2)[:2] != _GZIP:
+        return raw
+    import gzip  # noqa: PLC0415 - takes long to load, and few outputs are packed
+
+    return gzip.open(raw)
+
+
 @contextmanager
 def _opening(path: Path) -> Iterator[BinaryIO]:
     """Yield the lines of a file, unpacked where it is gzip; raises BadInput for what is no text."""
-    with open(path, "rb") as raw, gzip.open(raw) if raw.peek(2)[:2] == _GZIP else raw as opened:
+    with open(path, "rb") as raw, _unpacked(raw) as opened:
         file = io.BufferedReader(opened, _BLOCK) if opened is not raw else raw
         beginning = file.peek(_BLOCK)
         if (kind := _name_binary(beginning)) is not None:

@@ -20,7 +20,7 @@ from kimi_cli.settings.profiles import Profile
 _SPARE_DESCRIPTORS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Speed:
     """What the user said of the pace; None where nothing was said."""
 

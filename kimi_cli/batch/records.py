@@ -66,7 +66,7 @@ class BadRecord:
     carried: JSON = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Shape:
     """How rows become requests: the template, and what fills in where a row says nothing."""
 

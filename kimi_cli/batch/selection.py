@@ -57,7 +57,7 @@ def _find_shard(environment: Mapping[str, str]) -> Shard:
     raise ValueError(f"no scheduler's variables are here (looked for {known})")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rules:
     """What to do with a row whose id was seen before."""
 
@@ -202,7 +202,7 @@ def refuse_wrong_input(
     yield from records
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Changes:
     """What this run's rows ask now, against what is done."""
 

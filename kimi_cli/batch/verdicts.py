@@ -51,7 +51,7 @@ class Sign(Enum):
     NOTHING = auto()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdict:
     """What an outcome means."""
 
@@ -70,7 +70,7 @@ class Verdict:
     """What is sent instead, for ASK_AGAIN."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Context:
     """What the run knows at the moment of an outcome."""
 

@@ -23,7 +23,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 pass_terminal = click.make_pass_decorator(Terminal)
 
 
-@dataclass(frozen=True, kw_only=True)
+# Comparing and printing what nobody compares or prints would be written anew at every start.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HostOptions:
     """Where the request goes; None means not given."""
 
@@ -31,7 +32,7 @@ class HostOptions:
     base_url: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ConnectionOptions:
     """Who pays, and how long it may take; None means not given."""
 
@@ -43,7 +44,7 @@ class ConnectionOptions:
     retries: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RequestOptions:
     """What is asked, besides the prompt; None means not given, and then it is not sent."""
 
@@ -78,7 +79,7 @@ class RequestOptions:
         return override({**switch, **chosen}, dict(self.option))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class InputOptions:
     """What becomes part of the prompt besides its words."""
 
@@ -89,7 +90,7 @@ class InputOptions:
     max_input: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AnswerOptions:
     """How an answer is asked for and shown; None means not given."""
 
@@ -100,7 +101,7 @@ class AnswerOptions:
     allow_incomplete: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FormOptions:
     """What form the answer must have; None means not given."""
 
@@ -112,7 +113,7 @@ class FormOptions:
     allow_invalid: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ConversationOptions:
     """Which conversation goes on, and whether it is kept; None means not given."""
 
@@ -364,7 +365,7 @@ conversation_options = bundle(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TurnOptions:
     """All that a question and its answer may be told, but for the words."""
 

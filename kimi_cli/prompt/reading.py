@@ -27,7 +27,7 @@ _SHOWN = 3
 _HINT_AFTER = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reading:
     """How input becomes text: its encoding, what to do with bad bytes, the largest size."""
 

@@ -18,7 +18,7 @@ from kimi_cli.errors import ConfigError
 from kimi_cli.settings.profiles import DEFAULT_PROFILE, STRUCTURED, THINKING
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Setting:
     """One setting: how its text is read, what types a configuration file may give, the default."""
 

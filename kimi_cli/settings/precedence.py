@@ -51,7 +51,7 @@ class Sourced(NamedTuple):
     source: Source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Settings:
     """What is in force for one run of the program; None means that nothing was said."""
 
