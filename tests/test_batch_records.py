@@ -283,7 +283,7 @@ def test_another_encoding_is_told(
     result = batch(str(source), *options)
     assert result.status == 65
     assert f"{source}: this is UTF-16" in result.error
-    assert "iconv -f utf-16 -t utf-8" in result.error
+    assert "--encoding utf-16" in result.error
     assert not server.requests
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kimi_cli.batch.done import Done, Mark, Stale
 from kimi_cli.batch.earlier import read_done
-from kimi_cli.batch.ledger import Ledger, find_lines
+from kimi_cli.batch.ledger import Ledger, find_lines, read_output
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
 from kimi_cli.batch.results import name_format
 from kimi_cli.batch.run import Front, Launch
@@ -54,15 +54,30 @@ class Campaign:
     summary: Path | None = None
     tally: Tally = field(default_factory=Tally)
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether earlier outputs say what is done."""
+        return self.output is not None or bool(self.done_from)
+
     def read_all(self) -> Iterator[Record | BadRecord]:
         """Yield every record of the input; raises BadInput when it is a wrong file."""
         holds = self.output is not None or self.source.is_lasting
         return refuse_wrong_input(read_records(self.source.iterate(), self.shape), holds=holds)
 
-    def rehearse(self) -> Iterator[Record | BadRecord]:
-        """Yield what a run without an earlier output would send; raise what it would raise."""
+    def rehearse(self, notify: Callable[[str], None]) -> Iterator[Record | BadRecord]:
+        """Yield what a run would send, and leave every file as it is; raise what it would raise.
+
+        *notify* is told what it would be told of files.
+        """
         self._check_files()
-        return select(self.read_all(), Done(), self.rules, self.tally)
+        done = Done()
+        if self.output is not None:
+            done = read_output(self.output)
+            if unwanted := self._find_unwanted(done):
+                done = read_output(self.output, lambda mark: any(test(mark) for test in unwanted))
+        done.merge(read_done(self._find_earlier(notify), notify))
+        is_alone = self.output is not None and not self.done_from
+        return select(self.read_all(), done, self.rules, self.tally, is_alone=is_alone)
 
     def run(self, launch: Launch, front: Front) -> None:
         """Carry it out by what *launch* makes; the tally says what became of it.
@@ -78,7 +93,12 @@ class Campaign:
             places = Places()
             sorts = self.ordered and ledger is not None and self.format != "text"
             records = select(
-                self.read_all(), done, self.rules, self.tally, places.note if sorts else None
+                self.read_all(),
+                done,
+                self.rules,
+                self.tally,
+                places.note if sorts else None,
+                is_alone=ledger is not None and not self.done_from,
             )
             run = launch(records, sink, lambda: self.source.read_bytes)
             front.start(run)

@@ -144,18 +144,8 @@ class Ledger:
 
         Raises BadInput for lines that are not ours, or damaged.
         """
-        self.done = Done()
         with _reading(self._descriptor) as file:
-            foreign, damaged = self.done.scan(file, is_open)
-        if foreign:
-            lines = "a line that is" if foreign == 1 else f"{foreign} lines that are"
-            raise BadInput(f"{self.path} has {lines} not this tool's; name another file with -o")
-        if damaged:
-            lines = "a damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
-            raise BadInput(
-                f"{self.path} has {lines} (with holes of NULs), as a power cut may leave: see line "
-                f"{damaged[0]}; without them, the same command asks for their rows again"
-            )
+            self.done = _scan(self.path, file, is_open)
 
     @contextmanager
     def rewriting(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
@@ -269,6 +259,35 @@ def _save(path: Path, descriptor: int) -> str:
             return "all its lines are saved under that name, and the same command goes on"
         return f"all its lines are saved in {name}: go on with --done-from {name}"
     return "and its lines could be saved nowhere"
+
+
+def read_output(path: Path, is_open: Callable[[Mark], bool] = lambda mark: False) -> Done:
+    """Return what the lines of an output tell of as done, and leave it as it is.
+
+    Raises BadInput for lines that are not ours, or damaged, CannotCreate when it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _scan(path, file, is_open)
+    except FileNotFoundError:
+        return Done()
+    except OSError as error:
+        raise CannotCreate(f"cannot open {path}: {error.strerror}") from error
+
+
+def _scan(path: Path, file: BinaryIO, is_open: Callable[[Mark], bool]) -> Done:
+    done = Done()
+    foreign, damaged = done.scan(file, is_open)
+    if foreign:
+        lines = "a line that is" if foreign == 1 else f"{foreign} lines that are"
+        raise BadInput(f"{path} has {lines} not this tool's; name another file with -o")
+    if damaged:
+        lines = "a damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
+        raise BadInput(
+            f"{path} has {lines} (with holes of NULs), as a power cut may leave: see line "
+            f"{damaged[0]}; without them, the same command asks for their rows again"
+        )
+    return done
 
 
 def _open(path: Path, stack: ExitStack) -> int:

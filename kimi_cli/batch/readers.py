@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
@@ -18,6 +19,26 @@ OVERSIZE = b"\0 too long \0"
 _TOO_LONG = ("too_long", "the line is too long; see --max-line")
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 2**20
+
+
+def refuse_document(beginning: bytes) -> None:
+    """Raise BadInput where a file begins as one document of JSON, and not as a line of it."""
+    line, _, rest = beginning.removeprefix(_BOM).lstrip().partition(b"\n")
+    line = line.strip()
+    if line.startswith(b"[") and (line == b"[" or line.endswith((b",", b"{")) or _lists_rows(line)):
+        raise BadInput("this is a JSON array, not JSON Lines; make lines of it: jq -c '.[]'")
+    if line == b"{" and rest.strip():
+        raise BadInput("this is JSON over several lines, not JSON Lines; mend it: jq -c .")
+
+
+def _lists_rows(line: bytes) -> bool:
+    """Tell whether an array, or its beginning, holds rows; an array of messages is a row."""
+    text = line[1:].decode(errors="replace").lstrip()
+    try:
+        first, _ = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, (str, list)) or (isinstance(first, dict) and "role" not in first)
 
 
 def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:

@@ -19,7 +19,7 @@ def rehearse(terminal: Terminal, campaign: Campaign) -> None:
     sent: set[str] = set()
     carried: set[str] = set()
     told: list[str] = []
-    for record in campaign.rehearse():
+    for record in campaign.rehearse(terminal.warn):
         if isinstance(record, BadRecord):
             bad += 1
             if bad <= _SHOWN:
@@ -36,8 +36,12 @@ def rehearse(terminal: Terminal, campaign: Campaign) -> None:
         terminal.warn(f"columns that are sent as fields of the request: {', '.join(fields)}{kept}")
     for line in told:
         terminal.complain(line)
-    terminal.warn(f"{quantify(good, 'row')} can be sent, {bad} cannot")
+    tally = campaign.tally
+    before = f"; {tally.skipped} done before" if campaign.looks_back else ""
+    if tally.strays:
+        before += f", {tally.strays} more in the output that belong to no row"
+    terminal.warn(f"{quantify(good, 'row')} can be sent, {bad} cannot{before}")
     if bad:
         raise BadInput(f"{bad} of {quantify(good + bad, 'row')} cannot be sent")
-    if campaign.tally.duplicates:
-        raise BadInput(campaign.tally.explain())
+    if tally.changed or tally.duplicates:
+        raise BadInput(tally.explain())

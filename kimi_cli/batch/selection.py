@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from kimi_cli.api.text import quantify
 from kimi_cli.batch.done import Done, HashSet, hash_id
 from kimi_cli.batch.records import BadRecord, Record, has_odd_id, name_by_place, repeat_key
 from kimi_cli.batch.tally import Tally
@@ -74,13 +75,17 @@ def select(
     rules: Rules,
     tally: Tally,
     note_place: Callable[[bytes, int], None] | None = None,
+    *,
+    is_alone: bool = False,
 ) -> Iterator[Record | BadRecord]:
     """Yield the rows that are to be run; the others are counted in *tally*.
 
     After a row that must not be run (its id came before, or what it asks has changed) none is
     yielded any more, but all are counted. *note_place* is told the key and the number of every
     row that may have a line of output, and the hashed id of one whose line has another key.
+    Where what is *done* is that of one output and *is_alone*, its lines of no row are counted.
     """
+    lines = len(done)
     sieve = _Sieve(done, rules, tally)
     for record in records:
         fresh = sieve.judge(record)
@@ -92,6 +97,8 @@ def select(
                 note_place(hash_id(fresh.id), fresh.number)
         if sieve.is_wanted(fresh):
             yield sieve.rename(fresh)
+    if is_alone:
+        tally.strays = max(0, lines - sieve.known)
 
 
 class _Sieve:
@@ -103,6 +110,8 @@ class _Sieve:
         self._tally = tally
         self._ids, self._keys = HashSet(8), HashSet(16)
         self._repeats: dict[str, int] = {}
+        self.known = 0
+        """Rows that have a line, by their key or id."""
 
     def judge(self, record: Record | BadRecord) -> Record | BadRecord | None:
         """Return the row with its key, None when it is another shard's or came before.
@@ -115,6 +124,9 @@ class _Sieve:
         if not is_refused and not self._keys.add(bytes.fromhex(record.key)):
             self._repeats[record.key] = self._repeats.get(record.key, 1) + 1
             record = replace(record, key=repeat_key(record.key, self._repeats[record.key]))
+        self.known += (
+            bytes.fromhex(record.key) in self._done.keys or hash_id(record.id) in self._done.ids
+        )
         if rules.shard is not None and record.number not in rules.shard:
             return None
         tally.read += 1
@@ -179,8 +191,8 @@ def refuse_wrong_input(
 ) -> Iterator[Record | BadRecord]:
     """Hold bad rows back until a good one has come: ten bad ones are a wrong file or option.
 
-    Raises BadInput for that, before any request. Where it *holds* nothing back, who waits for a
-    line before the next row gets one.
+    Raises BadInput for that, before any request, and for an input of bad rows alone. Where it
+    *holds* nothing back, who waits for a line before the next row gets one.
     """
     held: list[BadRecord] = []
     for record in records:
@@ -198,7 +210,11 @@ def refuse_wrong_input(
         if not holds:
             yield record
     else:
-        yield from held if holds else ()
+        if held:
+            raise BadInput(
+                f"not one of {quantify(len(held), 'row')} can be sent (row {held[0].number}: "
+                f"{held[0].message})"
+            )
     yield from records
 
 

@@ -10,19 +10,30 @@ from io import BufferedReader
 from stat import S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 
-from kimi_cli.batch.readers import TableLines, read_jsonl, read_lines, read_table, split_lines
+from kimi_cli.batch.readers import (
+    TableLines,
+    read_jsonl,
+    read_lines,
+    read_table,
+    refuse_document,
+    split_lines,
+)
+from kimi_cli.batch.recoding import Recoder
 from kimi_cli.batch.records import RecordError
 from kimi_cli.errors import BadInput, MissingInput
 from kimi_cli.prompt.kinds import find_kind
 from kimi_cli.system.stdin import open_stdin
 
 STDIN = "-"
+UTF8 = "utf-8"
 
 
 class Source:
     """The rows of several files. It can be read once, or again where all are regular files."""
 
-    def __init__(self, paths: Sequence[str], kind: str, *, longest: int) -> None:
+    def __init__(
+        self, paths: Sequence[str], kind: str, *, longest: int, encoding: str = UTF8
+    ) -> None:
         """Name the files ("-" is standard input); *kind* is a key of ``KINDS``.
 
         ``read_bytes`` tells how much has been read so far.
@@ -33,6 +44,7 @@ class Source:
         self._paths = list(paths) or [STDIN]
         self._read = KINDS[kind]
         self._longest = longest
+        self._encoding = encoding
         self.read_bytes = 0
         self._line = 0
         self.stats: list[os.stat_result] = []
@@ -60,7 +72,7 @@ class Source:
     @property
     def total_bytes(self) -> int | None:
         """The size of the input in bytes, where it is known."""
-        if not self.is_lasting:
+        if not self.is_lasting or self._encoding != UTF8:
             return None
         return sum(stat.st_size for stat in self.stats)
 
@@ -74,15 +86,28 @@ class Source:
             with _open(path) as file:
                 self._line = 0
                 try:
-                    _refuse_wrong_kind(file)
-                    for row in self._read(file, self):
+                    for row in self._read(self._decode(file), self):
                         if isinstance(row, RecordError):
                             row = RecordError(row.code, f"{path}:{self._line}: {row}")
                         yield row
                 except BadInput as error:
                     raise BadInput(f"{path}: {error}") from error
+                except UnicodeError as error:
+                    name = self._encoding.upper()
+                    raise BadInput(f"{path} is not {name}; see --encoding") from error
                 except OSError as error:
                     raise MissingInput(f"cannot read {path}: {error.strerror}") from error
+
+    def _decode(self, file: BufferedReader) -> BufferedReader:
+        """Return *file* as UTF-8; raises BadInput for what is no text."""
+        beginning = file.peek()
+        if (kind := find_kind(beginning)) is not None:
+            raise BadInput(f"this is {kind.name}, not lines of text; {kind.advice}")
+        if self._encoding != UTF8:
+            return BufferedReader(Recoder(file, self._encoding))
+        if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise BadInput("this is UTF-16, not UTF-8; give --encoding utf-16")
+        return file
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
         """Yield the lines of *file*."""
@@ -97,15 +122,6 @@ class Source:
     def _note(self, number: int, size: int) -> None:
         self._line = number
         self.read_bytes += size
-
-
-def _refuse_wrong_kind(file: BufferedReader) -> None:
-    """Raise BadInput where every line would be wrong."""
-    beginning = file.peek()
-    if (kind := find_kind(beginning)) is not None:
-        raise BadInput(f"this is {kind.name}, not lines of text; {kind.advice}")
-    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise BadInput("this is UTF-16, not UTF-8; convert it first: iconv -f utf-16 -t utf-8")
 
 
 def _is_pipe(path: str) -> bool:
@@ -126,10 +142,15 @@ def _open(path: str) -> BufferedReader:
         raise MissingInput(f"cannot read {path}: {error.strerror}") from error
 
 
-Reader = Callable[[BinaryIO, Source], Iterator[Any]]
+def _read_jsonl(file: BufferedReader, source: Source) -> Iterator[Any]:
+    refuse_document(file.peek())
+    return read_jsonl(source.split(file))
+
+
+Reader = Callable[[BufferedReader, Source], Iterator[Any]]
 
 KINDS: dict[str, Reader] = {
-    "jsonl": lambda file, source: read_jsonl(source.split(file)),
+    "jsonl": _read_jsonl,
     "lines": lambda file, source: read_lines(source.split(file)),
     "csv": lambda file, source: read_table(source.split_table(file), ","),
     "tsv": lambda file, source: read_table(source.split_table(file, quotes=False), "\t"),

@@ -34,6 +34,8 @@ class Tally:
     """Rows with an error of their own, recorded in the output."""
     deferred: int = 0
     """Rows whose attempts ran out: the same command tries them again."""
+    strays: int = 0
+    """Lines of the output that belong to no row of the input."""
     odd_ids: int = 0
     """Rows whose id is neither text nor a number; they are named by their place."""
     changed: int = 0
@@ -120,6 +122,9 @@ class Tally:
         if self.odd_ids:
             odd = quantify(self.odd_ids, "row")
             parts.append(f"{odd} named by place, for an id must be text or a number")
+        if self.strays:
+            lines = quantify(self.strays, "output line", "belong")
+            parts.append(f"{lines} to no row of the input")
         parts.append(quantify(self.sends, "request"))
         parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
         if percentiles := self.find_percentiles():

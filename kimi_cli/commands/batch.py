@@ -34,6 +34,7 @@ from kimi_cli.options.bundles import (
     RequestOptions,
     bundle,
     connection_options,
+    encoding_option,
     host_options,
     request_options,
     verbosity_options,
@@ -82,6 +83,7 @@ class BatchOptions:
     csv: bool
     tsv: bool
     id_field: str | None
+    encoding: str
     max_line: int
     output: Path | None
     format: str
@@ -124,6 +126,7 @@ _OPTIONS = (
     click.option("--lines", is_flag=True, help="Short for --from lines."),
     click.option("--csv", is_flag=True, help="Short for --from csv."),
     click.option("--tsv", is_flag=True, help="Short for --from tsv."),
+    encoding_option,
     click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
     click.option(
         "--max-line",
@@ -316,7 +319,9 @@ def _plan_campaign(
         _refuse_without_output(options)
     on_error = options.on_error or ("defer" if output else "write")
     return Campaign(
-        source=Source(files, _choose_kind(options), longest=options.max_line),
+        source=Source(
+            files, _choose_kind(options), longest=options.max_line, encoding=options.encoding
+        ),
         shape=Shape(
             defaults={"model": settings.model, **parameters},
             system=system,

@@ -250,6 +250,15 @@ request_options = bundle(
 )
 
 
+encoding_option = click.option(
+    "--encoding",
+    type=Encoding(),
+    default="utf-8",
+    metavar="NAME",
+    help="Decode files and stdin as NAME (utf-8).",
+)
+
+
 input_options = bundle(
     InputOptions,
     "inputs",
@@ -262,13 +271,7 @@ input_options = bundle(
         help="Attach a text file, headed by its name; repeatable.",
     ),
     click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone."),
-    click.option(
-        "--encoding",
-        type=Encoding(),
-        default="utf-8",
-        metavar="NAME",
-        help="Decode files and stdin as NAME (utf-8).",
-    ),
+    encoding_option,
     click.option(
         "--replace-invalid", is_flag=True, help="Replace bytes that cannot be decoded by U+FFFD."
     ),
