@@ -195,3 +195,56 @@ def test_lines_of_no_row_are_counted(
     assert "no row" not in batch(*command).error
     assert "no row" not in batch(*command, "--shard", "0/2").error
     assert len(server.requests) == 7
+
+
+# What a row lacks
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (("-p", "{Text} {n}"), "--prompt: the row has no field 'Text'"),
+        (("-p", "{text.0}"), "--prompt: the row has no field 'text.0'"),
+        (("--id-field", "Id", "-p", "{text}"), "--id-field"),
+        ((), "--prompt"),
+    ],
+)
+def test_a_missing_field(
+    batch: Kimi, source: Path, out: Path, options: tuple[str, ...], name: str
+) -> None:
+    """The error names the option that asks for it, and the fields that there are."""
+    source.write_text('{"text": "hi", "note": 1}\n')
+    result = batch(str(source), "-o", str(out), *options)
+    assert result.status == 65
+    assert name in result.error
+    assert "it has: text, note" in result.error
+
+
+@pytest.mark.parametrize(
+    "template", ['{"a": {text}}', 'Answer as {"a": 1}: {text}', "{}: {text}", "{text", "a } b"]
+)
+def test_a_template_that_no_row_fits(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, template: str
+) -> None:
+    """Is one usage error, and not an error of each row; braces of JSON are told how to stay."""
+    source.write_text('{"text": "hi"}\n' * 20)
+    result = batch(str(source), "-o", str(out), "-p", template)
+    assert result.status == 2
+    assert "double" in result.error
+    assert result.error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_nulls_inside_a_body_are_absent(batch: Kimi, server: ReplayServer) -> None:
+    """As those beside a prompt: the model of -m is asked."""
+    body = {"model": None, "temperature": None, "messages": [{"role": "user", "content": "hi"}]}
+    row = json.dumps({"custom_id": "a", "body": body}).encode()
+    assert batch("-m", "wanted", stdin=row).status == 0
+    assert server.requests[0].json["model"] == "wanted"
+    assert "temperature" not in server.requests[0].json
+
+
+def test_a_model_of_the_rows_own_is_told_of(batch: Kimi) -> None:
+    """It beats the option, and may be a column of data."""
+    result = batch("--dry-run", stdin=b'{"prompt": "hi", "model": "T-Ford", "wheels": 4}\n')
+    assert "sent as fields of the request: model; kept beside the answers: wheels" in result.error

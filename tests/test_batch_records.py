@@ -215,7 +215,7 @@ def test_a_missing_field_is_told_with_those_that_there_are(batch: Kimi) -> None:
     """And with the option that named it."""
     rows = b'{"text":"x","id":"a"}\n' * 2
     result = batch("-p", "{Text}", "--dry-run", stdin=rows)
-    assert "the row has no field 'Text'; it has: text, id (--prompt)" in result.error
+    assert "--prompt: the row has no field 'Text'; it has: text, id" in result.error
     result = batch("--id-field", "nr", "-p", "{text}", "--dry-run", stdin=rows)
     assert "the row has no field 'nr' (--id-field); it has: text, id" in result.error
 

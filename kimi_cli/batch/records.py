@@ -205,8 +205,11 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
         body = _take_fields(row)
         body["messages"] = _read_prompt(row)
     else:
+        there = name_fields(carried | row)
         raise RecordError(
-            "invalid_row", "a row needs 'body', 'messages' or 'prompt', or a template (--prompt)"
+            "invalid_row",
+            "a row needs 'body', 'messages' or 'prompt', or a template (--prompt) that says what "
+            f"to ask; it has: {there}",
         )
     return body, carried
 
@@ -244,7 +247,7 @@ def _apply_template(template: str, row: Any) -> tuple[JSON, JSON]:
     try:
         text = fill_template(template, fields)
     except TemplateError as error:
-        raise RecordError("missing_field", f"{error} (--prompt)") from error
+        raise RecordError("missing_field", f"--prompt: {error}") from error
     return {"messages": [_user(Prompt(text))]}, carried
 
 
@@ -255,7 +258,7 @@ def _read_batch_line(row: JSON) -> tuple[JSON, JSON]:
     if method != "POST" or not (url is None or str(url).endswith("/chat/completions")):
         raise RecordError("invalid_row", f"only POST to …/chat/completions, not {method} {url}")
     used = ("body", "method", "url")
-    return dict(body), {key: value for key, value in row.items() if key not in used}
+    return _drop_nulls(body), {key: value for key, value in row.items() if key not in used}
 
 
 def _add_system(messages: Any, system: Any) -> Any:

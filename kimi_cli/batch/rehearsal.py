@@ -31,7 +31,7 @@ def rehearse(terminal: Terminal, campaign: Campaign) -> None:
         sent |= record.row.keys() - record.carried.keys()
     if first is not None:
         terminal.show(first.payload.decode() + "\n")
-    if campaign.shape.template is None and (fields := sorted(sent & FIELDS.keys())):
+    if campaign.shape.template is None and (fields := sorted(sent & {"model", *FIELDS})):
         kept = f"; kept beside the answers: {', '.join(sorted(carried))}" if carried else ""
         terminal.warn(f"columns that are sent as fields of the request: {', '.join(fields)}{kept}")
     for line in told:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from kimi_cli.api.text import quantify
 from kimi_cli.batch.done import Done, HashSet, hash_id
 from kimi_cli.batch.records import BadRecord, Record, has_odd_id, name_by_place, repeat_key
 from kimi_cli.batch.tally import Tally
@@ -211,10 +210,8 @@ def refuse_wrong_input(
             yield record
     else:
         if held:
-            raise BadInput(
-                f"not one of {quantify(len(held), 'row')} can be sent (row {held[0].number}: "
-                f"{held[0].message})"
-            )
+            none = "the only row cannot" if len(held) == 1 else f"none of {len(held)} rows can"
+            raise BadInput(f"{none} be sent (row {held[0].number}: {held[0].message})")
     yield from records
 
 
