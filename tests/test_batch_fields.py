@@ -158,12 +158,12 @@ def test_an_id_has_one_rule(given: Any, name: str) -> None:
 
 
 def test_odd_ids_are_counted(batch: Kimi, server: ReplayServer) -> None:
-    """Not those that are merely absent."""
+    """All that cannot be one, empty ones included."""
     rows = [{"prompt": f"p{n}", "id": value} for n, value in enumerate([True, [1], None, "", "x"])]
     server.answer(lambda request: completion("yes"))
     result = batch(stdin="".join(json.dumps(row) + "\n" for row in rows).encode())
     assert result.status == 0
-    assert "2 rows named by place, for an id must be text or a number" in result.error
+    assert "4 rows named by place, for an id must be text or a number" in result.error
 
 
 # Kinds of input

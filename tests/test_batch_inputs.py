@@ -186,7 +186,7 @@ def test_lines_of_no_row_are_counted(
     command = (str(source), "-o", str(out))
     assert "no row" not in batch(*command).error
     write_rows(source, [*make_rows(7)[:3], make_rows(7)[6]])
-    assert "2 more in the output that belong to no row" in batch(*command, "--dry-run").error
+    assert "2 output lines belong to no row of the input" in batch(*command, "--dry-run").error
     result = batch(*command)
     assert result.status == 0
     assert "2 output lines belong to no row of the input" in result.error
@@ -248,3 +248,35 @@ def test_a_model_of_the_rows_own_is_told_of(batch: Kimi) -> None:
     """It beats the option, and may be a column of data."""
     result = batch("--dry-run", stdin=b'{"prompt": "hi", "model": "T-Ford", "wheels": 4}\n')
     assert "sent as fields of the request: model; kept beside the answers: wheels" in result.error
+
+
+# Ids
+
+
+@pytest.mark.parametrize("key", ["id", "custom_id"])
+@pytest.mark.parametrize("value", [None, "", True, [1], {"a": 1}])
+def test_an_id_that_is_none_is_told(
+    batch: Kimi, source: Path, out: Path, key: str, value: object
+) -> None:
+    """With a count, by the run and by --dry-run; one that is not there at all is no matter."""
+    write_rows(source, [{"prompt": "a", key: value}, {"prompt": "b", key: value}, {"prompt": "c"}])
+    command = (str(source), "-o", str(out))
+    words = "2 rows named by place"
+    assert words in batch(*command, "--dry-run").error
+    result = batch(*command)
+    assert (result.status, words in result.error) == (0, True)
+    assert sorted(list_ids(out)) == ["row-1", "row-2", "row-3"]
+
+
+@pytest.mark.parametrize("options", [(), ("--id-field", "id")])
+@pytest.mark.parametrize(
+    ("value", "name"), [("1.0", "1.0"), ("7", "7"), ("1e5", "100000.0"), ('"x"', "x"), ("-0", "0")]
+)
+def test_a_number_is_an_id(
+    batch: Kimi, source: Path, out: Path, options: tuple[str, ...], value: str, name: str
+) -> None:
+    """As it stands, by either way to name a row."""
+    source.write_text(f'{{"prompt": "a", "id": {value}}}\n')
+    result = batch(str(source), "-o", str(out), *options)
+    assert (result.status, list_ids(out)) == (0, [name])
+    assert "named by place" not in result.error

@@ -21,6 +21,8 @@ JSON = dict[str, Any]
 
 BODY_FIELDS = frozenset((*FIELDS, *FRAME))
 """What is sent of a row's own; any other key is carried through to the output."""
+_IDS = ("custom_id", "id")
+"""The keys of a row that name it, the first before the second."""
 
 
 class RecordError(Exception):
@@ -164,13 +166,15 @@ def is_id(value: object) -> bool:
 
 
 def has_odd_id(record: Record | BadRecord) -> bool:
-    """Tell whether a row that is named by its place brought an id that is none."""
-    given = record.row.get("custom_id", record.row.get("id"))
-    return given not in (None, "") and not is_id(given)
+    """Tell whether a row that is named by its place brought an id that is none.
+
+    One that is null or empty counts: a table with gaps in its ids is seldom meant.
+    """
+    return any(name in record.row for name in _IDS)
 
 
 def _find_id(row: JSON, shape: Shape) -> str | None:
-    names = (shape.id_field,) if shape.id_field else ("custom_id", "id")
+    names = (shape.id_field,) if shape.id_field else _IDS
     for name in names:
         value = row.get(name)
         if is_id(value):

@@ -31,17 +31,29 @@ def rehearse(terminal: Terminal, campaign: Campaign) -> None:
         sent |= record.row.keys() - record.carried.keys()
     if first is not None:
         terminal.show(first.payload.decode() + "\n")
-    if campaign.shape.template is None and (fields := sorted(sent & {"model", *FIELDS})):
-        kept = f"; kept beside the answers: {', '.join(sorted(carried))}" if carried else ""
-        terminal.warn(f"columns that are sent as fields of the request: {', '.join(fields)}{kept}")
+    if campaign.shape.template is None:
+        _tell_columns(terminal, sent, carried)
     for line in told:
         terminal.complain(line)
-    tally = campaign.tally
-    before = f"; {tally.skipped} done before" if campaign.looks_back else ""
-    if tally.strays:
-        before += f", {tally.strays} more in the output that belong to no row"
-    terminal.warn(f"{quantify(good, 'row')} can be sent, {bad} cannot{before}")
+    terminal.warn(_count(campaign, good, bad))
     if bad:
         raise BadInput(f"{bad} of {quantify(good + bad, 'row')} cannot be sent")
-    if tally.changed or tally.duplicates:
-        raise BadInput(tally.explain())
+    if campaign.tally.changed or campaign.tally.duplicates:
+        raise BadInput(campaign.tally.explain())
+
+
+def _tell_columns(terminal: Terminal, sent: set[str], carried: set[str]) -> None:
+    """Say which columns change the requests: one of data may only be named like a field."""
+    if fields := sorted(sent & {"model", *FIELDS}):
+        kept = f"; kept beside the answers: {', '.join(sorted(carried))}" if carried else ""
+        terminal.warn(f"columns that are sent as fields of the request: {', '.join(fields)}{kept}")
+
+
+def _count(campaign: Campaign, good: int, bad: int) -> str:
+    """Say how many rows there are of each fate, as the run would find them."""
+    tally = campaign.tally
+    parts = [f"{quantify(good, 'row')} can be sent, {bad} cannot"]
+    parts += [f"{tally.skipped} done before"] if campaign.looks_back else []
+    parts += [tally.tell_strays()] if tally.strays else []
+    parts += [tally.tell_odd_ids()] if tally.odd_ids else []
+    return "; ".join(parts)

@@ -37,7 +37,7 @@ class Tally:
     strays: int = 0
     """Lines of the output that belong to no row of the input."""
     odd_ids: int = 0
-    """Rows whose id is neither text nor a number; they are named by their place."""
+    """Rows whose id is null, empty, or neither text nor a number; they are named by their place."""
     changed: int = 0
     duplicates: int = 0
     held: int = 0
@@ -119,12 +119,8 @@ class Tally:
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
-        if self.odd_ids:
-            odd = quantify(self.odd_ids, "row")
-            parts.append(f"{odd} named by place, for an id must be text or a number")
-        if self.strays:
-            lines = quantify(self.strays, "output line", "belong")
-            parts.append(f"{lines} to no row of the input")
+        parts += [self.tell_odd_ids()] if self.odd_ids else []
+        parts += [self.tell_strays()] if self.strays else []
         parts.append(quantify(self.sends, "request"))
         parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
         if percentiles := self.find_percentiles():
@@ -134,6 +130,16 @@ class Tally:
             shown = ", ".join(f"{number} for {kind}" for kind, number in self.refusals.items())
             parts.append(f"refused {shown}")
         return "; ".join(parts)
+
+    def tell_strays(self) -> str:
+        """Say how many lines of the output belong to no row."""
+        lines = quantify(self.strays, "output line", "belong")
+        return f"{lines} to no row of the input"
+
+    def tell_odd_ids(self) -> str:
+        """Say how many rows brought an id that is none."""
+        odd = quantify(self.odd_ids, "row")
+        return f"{odd} named by place, for an id must be text or a number, and not empty"
 
     def _tell_flaws_before(self) -> str:
         flaws = [
