@@ -280,3 +280,15 @@ def test_a_number_is_an_id(
     result = batch(str(source), "-o", str(out), *options)
     assert (result.status, list_ids(out)) == (0, [name])
     assert "named by place" not in result.error
+
+
+def test_a_wait_for_rows_is_told(batch: Kimi, server: ReplayServer) -> None:
+    """F16: in a job, too, whose pipe nobody writes to; the rows are answered when they come."""
+    run = batch.start(stdin="pipe")
+    run.expect(b"waiting for rows on standard input", "stderr")
+    run.write(b'"late"\n')
+    run.end_input()
+    result = run.wait()
+    assert result.status == 0
+    assert list_prompts(server) == ["late"]
+    assert "waiting" not in batch(stdin=b'"soon"\n').error

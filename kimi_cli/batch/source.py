@@ -22,21 +22,29 @@ from kimi_cli.batch.recoding import Recoder
 from kimi_cli.batch.records import RecordError
 from kimi_cli.errors import BadInput, MissingInput
 from kimi_cli.prompt.kinds import find_kind
-from kimi_cli.system.stdin import open_stdin
+from kimi_cli.system.stdin import open_stdin, wait_for_input
 
 STDIN = "-"
 UTF8 = "utf-8"
+_HINT_AFTER = 2.0
 
 
 class Source:
     """The rows of several files. It can be read once, or again where all are regular files."""
 
     def __init__(
-        self, paths: Sequence[str], kind: str, *, longest: int, encoding: str = UTF8
+        self,
+        paths: Sequence[str],
+        kind: str,
+        *,
+        longest: int,
+        encoding: str = UTF8,
+        notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Name the files ("-" is standard input); *kind* is a key of ``KINDS``.
 
-        ``read_bytes`` tells how much has been read so far.
+        ``read_bytes`` tells how much has been read so far. *notify* is told where standard input
+        keeps a run waiting from the start.
 
         Raises MissingInput for a file that cannot be read, before anything is done. A named pipe
         is opened once only, when its turn comes: its writer would not come back.
@@ -45,6 +53,7 @@ class Source:
         self._read = KINDS[kind]
         self._longest = longest
         self._encoding = encoding
+        self._notify = notify
         self.read_bytes = 0
         self._line = 0
         self.stats: list[os.stat_result] = []
@@ -86,6 +95,8 @@ class Source:
             with _open(path) as file:
                 self._line = 0
                 try:
+                    if path == STDIN:
+                        self._await_stdin()
                     for row in self._read(self._decode(file), self):
                         if isinstance(row, RecordError):
                             row = RecordError(row.code, f"{path}:{self._line}: {row}")
@@ -97,6 +108,13 @@ class Source:
                     raise BadInput(f"{path} is not {name}; see --encoding") from error
                 except OSError as error:
                     raise MissingInput(f"cannot read {path}: {error.strerror}") from error
+
+    def _await_stdin(self) -> None:
+        """Say that nothing has come yet: a job may have a pipe that nobody writes to."""
+        try:
+            wait_for_input(0, _HINT_AFTER)
+        except TimeoutError:
+            self._notify("waiting for rows on standard input; name a FILE to read that")
 
     def _decode(self, file: BufferedReader) -> BufferedReader:
         """Return *file* as UTF-8; raises BadInput for what is no text."""

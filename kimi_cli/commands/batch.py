@@ -278,7 +278,7 @@ def batch(
     settings = load_settings(terminal, host, connection, request)
     parameters = request.list_parameters(settings.profile)
     settings = settle_model(settings, parameters)
-    campaign = _plan_campaign(files, options, settings, parameters, request.system)
+    campaign = _plan_campaign(terminal, files, options, settings, parameters, request.system)
     if options.dry_run:
         rehearse(terminal, campaign)
         return
@@ -307,6 +307,7 @@ def batch(
 
 
 def _plan_campaign(
+    terminal: Terminal,
     files: tuple[str, ...],
     options: BatchOptions,
     settings: Settings,
@@ -320,7 +321,11 @@ def _plan_campaign(
     on_error = options.on_error or ("defer" if output else "write")
     return Campaign(
         source=Source(
-            files, _choose_kind(options), longest=options.max_line, encoding=options.encoding
+            files,
+            _choose_kind(options),
+            longest=options.max_line,
+            encoding=options.encoding,
+            notify=terminal.warn,
         ),
         shape=Shape(
             defaults={"model": settings.model, **parameters},
