@@ -41,7 +41,7 @@ def test_the_bar_is_a_bar_and_its_figures_are_whole(
             r"\d+ s left",
             r"[\d.]+ rows/s",
             r"\d+/\d+",
-            r"[a-z ]+[\d.]*[a-z ]*",
+            r"[a-z ]+[\d.]*[a-z ()]*",
             r"[\d.]+ tokens/s",
         )
         assert all(any(re.fullmatch(whole, figure) for whole in wholes) for figure in figures), line
