@@ -190,7 +190,8 @@ def _explain_usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     if context is None:
         return message
-    if isinstance(error, click.NoSuchOption) and _takes_words(context.command):
+    slip = isinstance(error, click.NoSuchOption) and not error.possibilities
+    if slip and _takes_words(context.command):
         message += "; what begins with '-' and is no option goes behind '--'"
     usage = context.command.get_usage(context).removeprefix("Usage: ")
     return f"{message}; usage: {usage}; see '{context.command_path} --help'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -22,7 +23,7 @@ ROWS = b'{"prompt": "one"}\n' * 3
 def make_database(folder: Path) -> bytes:
     """A real SQLite file."""
     path = folder / "made.db"
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("create table rows (prompt text)")
     return path.read_bytes()
 
@@ -98,7 +99,7 @@ def test_words_that_are_files_are_told_of(ask: Kimi, server: ReplayServer, tmp_p
     assert ask("--no-stream", "-q", "./b.txt", cwd=tmp_path).stderr == b""
 
 
-@pytest.mark.parametrize("word", ["--what is this", "--foo", "-1 + 1"])
+@pytest.mark.parametrize("word", ["--what is this", "--zzzzzz", "-1 + 1"])
 def test_a_prompt_that_looks_like_an_option(ask: Kimi, server: ReplayServer, word: str) -> None:
     """The error tells of --, which helps."""
     server.answer(lambda request: completion("x"))
