@@ -67,12 +67,13 @@ class Crew:
         """End a wait for outcomes."""
         self._outcomes.put(None)
 
-    def wait(self, seconds: float) -> Iterator[Outcome]:
-        """Wait for an outcome, and yield all that are there."""
+    def wait(self, seconds: float, find_standstill: Callable[[], float]) -> Iterator[Outcome]:
+        """Wait for an outcome, excuse a standstill, and yield all that are there."""
         with contextlib.suppress(Empty):
             outcome = (
                 self._outcomes.get(timeout=seconds) if seconds else self._outcomes.get_nowait()
             )
+            self.excuse(find_standstill())
             while True:
                 if outcome is not None:
                     del self._flying[id(outcome.job)]
@@ -87,8 +88,9 @@ class Crew:
 
     def excuse(self, seconds: float) -> None:
         """Take *seconds* in which this process stood still off every attempt."""
-        for job in self._flying.values():
-            job.began += seconds
+        if seconds:
+            for job in self._flying.values():
+                job.began += seconds
 
     def _hire(self) -> int | None:
         """Start one more thread, or go on with those that the system allows."""

@@ -14,7 +14,7 @@ class Patience:
     def __init__(self) -> None:
         """Begin now."""
         self.now = time.monotonic()
-        self._began = self._looked = self._progressed = self._busy = self.now
+        self._began = self._ticked = self._progressed = self._busy = self.now
         self._leave_at: float | None = None
 
     @property
@@ -54,17 +54,23 @@ class Patience:
         """Look at the clock."""
         self.now = time.monotonic()
 
-    def measure(self, tick: float) -> float | None:
-        """Return how long this process stood still since the last time; None when it is too soon.
+    def find_standstill(self) -> float:
+        """Look at the clock; return for how many seconds this process stood still, or 0.
 
-        It is looked for once in a *tick*. ^Z, or an output that took nothing: such time was not
-        the service's, and does not count as being stuck.
+        ^Z, or an output that took nothing: such time was not the service's, and does not count
+        as being stuck.
         """
-        gone = self.now - self._looked
-        if gone <= tick:
-            return None
-        self._looked = self.now
+        self.look()
+        gone = self.now - self._ticked
         if gone <= _STANDSTILL:
             return 0.0
+        self._ticked = self.now
         self._progressed += gone
         return gone
+
+    def tick(self, seconds: float) -> bool:
+        """Whether *seconds* have gone since the last tick; then this is one."""
+        if self.now - self._ticked <= seconds:
+            return False
+        self._ticked = self.now
+        return True

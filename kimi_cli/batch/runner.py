@@ -188,7 +188,7 @@ class Runner:
         """Wait for an outcome, take all that are there, and write what they finish."""
         results: list[Result] = []
         try:
-            for outcome in self._crew.wait(seconds):
+            for outcome in self._crew.wait(seconds, self._patience.find_standstill):
                 results += self._take(outcome)
         finally:
             if results:
@@ -237,7 +237,7 @@ class Runner:
     def _check_limits(self) -> None:
         """End attempts that take too long, and the run where a limit says so."""
         patience = self._patience
-        patience.look()
+        self._crew.excuse(patience.find_standstill())
         if len(self._crew) or len(self._backlog):
             patience.be_busy()
             if self._backlog.has_next and self.pace.is_held_by_choice:
@@ -246,9 +246,7 @@ class Runner:
             patience.progress(patience.now)  # it is the input that keeps us waiting
             if patience.idle > _COURTESY and not self._admission.has_ended:
                 self._settlement.oblige()
-        standstill = patience.measure(_TICK)
-        if standstill is not None:
-            self._crew.excuse(standstill)
+        if patience.tick(_TICK):
             self._crew.abort_late(patience.now, self._plan.timeout)
         if not self._brake.is_pulled:
             self._check_run()
