@@ -121,6 +121,38 @@ def test_an_own_authority_is_trusted_when_named(
     assert tls_server.requests[0].headers["Authorization"] == f"Bearer {CANARY}"
 
 
+NAME_HASH = "88d0bdcb.0"
+"""What openssl x509 -hash says of a subject CN=127.0.0.1: the name that OpenSSL looks for."""
+
+
+def test_folders_of_authorities_are_a_list(
+    anywhere: Kimi, tls_server: ReplayServer, certificate: Callable[..., Path], tmp_path: Path
+) -> None:
+    """SSL_CERT_DIR is split at ':', may name what is missing, and counts beside SSL_CERT_FILE."""
+    tls_server.answer(lambda request: stream("Hel", "lo"))
+    other, good = tmp_path / "other", tmp_path / "good"
+    other.mkdir()
+    good.mkdir()
+    (good / NAME_HASH).symlink_to(certificate())
+    stranger = str(certificate("kimi.example"))
+    listed = f"{tmp_path / 'missing'}:{other}:{good}"
+    for environment in (
+        {"SSL_CERT_DIR": str(good)},
+        {"SSL_CERT_DIR": listed},
+        {"SSL_CERT_DIR": listed, "SSL_CERT_FILE": stranger},
+        {"SSL_CERT_DIR": str(other), "SSL_CERT_FILE": str(certificate())},
+    ):
+        result = anywhere("--base-url", tls_server.url, "hi", env=environment)
+        assert (result.stdout, result.stderr, result.status) == (b"Hello\n", b"", 0), environment
+    sent = len(tls_server.requests)
+    environment = {"SSL_CERT_DIR": str(other), "SSL_CERT_FILE": stranger}
+    result = anywhere("--base-url", tls_server.url, "hi", env=environment)
+    assert_failed(result, 69, "cannot trust 127.0.0.1", f"not in {stranger} or {other}")
+    result = anywhere("--base-url", tls_server.url, "hi", env={"SSL_CERT_DIR": "/no/a:/no/b"})
+    assert_failed(result, 78, "SSL_CERT_DIR names /no/a:/no/b")
+    assert len(tls_server.requests) == sent
+
+
 def test_an_unknown_authority_is_not_trusted(anywhere: Kimi, tls_server: ReplayServer) -> None:
     """A certificate that nobody vouches for: exit 69, nothing is sent, one attempt."""
     result = anywhere("--base-url", tls_server.url, "--retries", "2", "hi")

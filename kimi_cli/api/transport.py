@@ -64,11 +64,15 @@ _AHEAD = 256 * 1024
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Route:
-    """How to reach an origin: its base URL, proxies by scheme, and a CA file or folder."""
+    """How to reach an origin: its base URL, proxies by scheme, and whom to trust.
+
+    *authorities* are files and folders of certificates; where none is named, those count that
+    come with requests.
+    """
 
     base_url: str
     proxies: Mapping[str, str] = field(default_factory=dict)
-    ca_bundle: str | None = None
+    authorities: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -150,12 +154,16 @@ class Transport(HTTPAdapter):
         self._proxies = dict(route.proxies)
         try:
             request = self._prepare("")
-            verify = route.ca_bundle or True
-            pool = self.get_connection_with_tls_context(request, verify, self._proxies)
-            self.cert_verify(pool, request.url or "", verify, None)
+            pool: Any = self.get_connection_with_tls_context(request, True, self._proxies)
+            self.cert_verify(pool, request.url or "", True, None)
         except (RequestException, HTTPError, OSError, ValueError) as error:
             raise ConfigError(f"cannot use the proxy or CA settings: {error}") from error
-        self._pool: Any = pool
+        self._pool = pool
+        if route.authorities:
+            files = [path for path in route.authorities if not os.path.isdir(path)]
+            folders = [path for path in route.authorities if os.path.isdir(path)]
+            pool.ca_certs = files[0] if files else None
+            pool.ca_cert_dir = os.pathsep.join(folders) or None
         proxy = select_proxy(request.url or "", self._proxies)
         self._headers = self.proxy_headers(proxy) if proxy and pool.scheme == "http" else {}
 
@@ -421,8 +429,8 @@ def _read_promptly(response: Any) -> Iterator[bytes]:
 def explain_failure(error: Exception, route: Route, *, connecting: bool = False) -> KimiError:
     """Say in our terms why no reply came; raises *error* where it is a bug of ours."""
     host, root, reason = route.host, _find_root(error), _describe(error)
-    if isinstance(error, SSLError) and (flaw := _find_flaw(route.ca_bundle)):
-        return ConfigError(f"cannot read certificates from {route.ca_bundle}: {flaw}")
+    if isinstance(error, SSLError) and (flaw := _find_flaw(route.authorities)):
+        return ConfigError(f"cannot read certificates from {flaw}")
     via = " through the proxy" if select_proxy(route.base_url, dict(route.proxies)) else ""
     if isinstance(error, NameResolutionError):
         return _explain_resolution(root, f"cannot resolve {host}{via}: {reason}", via)
@@ -457,7 +465,8 @@ def _explain_tls(error: ssl.SSLError, what: str, route: Route) -> Unreachable:
     """Tell a host that cannot be trusted from one whose handshake broke off."""
     if isinstance(error, ssl.SSLCertVerificationError):
         hint = "SSL_CERT_FILE can name its CA"
-        known = f"its CA is not in {route.ca_bundle}" if route.ca_bundle else hint
+        named = " or ".join(route.authorities)
+        known = f"its CA is not in {named}" if named else hint
         return Unreachable(f"cannot trust {what}; {known}")
     # A host without TLS stays one; another may be behind a proxy that restarts.
     if (error.reason or "").lower() in _NO_TLS:
@@ -465,14 +474,15 @@ def _explain_tls(error: ssl.SSLError, what: str, route: Route) -> Unreachable:
     return Unreachable(f"no TLS with {what}; try again later", transient=True)
 
 
-def _find_flaw(ca_bundle: str | None) -> str | None:
-    """Say why a file of certificates cannot be loaded; None when it can, or is a folder."""
-    if ca_bundle is None or os.path.isdir(ca_bundle):
-        return None
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_bundle)
-    except OSError as error:
-        return error.strerror or str(error)
+def _find_flaw(authorities: tuple[str, ...]) -> str | None:
+    """Say which file of certificates cannot be loaded, and why; None when all can."""
+    for path in authorities:
+        if os.path.isdir(path):
+            continue
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except OSError as error:
+            return f"{path}: {error.strerror or error}"
     return None
 
 

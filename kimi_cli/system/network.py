@@ -15,7 +15,8 @@ from kimi_cli.api.transport import Route
 from kimi_cli.errors import ConfigError
 from kimi_cli.settings.precedence import is_loopback
 
-CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+CA_FOLDERS = "SSL_CERT_DIR"
 PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -24,15 +25,26 @@ def find_route(base_url: str, environment: Mapping[str, str]) -> Route:
 
     This machine is never reached through a proxy: a proxy would see the token in plain text.
     """
-    if is_loopback(base_url):
-        return Route(base_url, ca_bundle=_find_ca_bundle(environment))
-    return Route(base_url, get_environ_proxies(base_url), _find_ca_bundle(environment))
+    proxies = {} if is_loopback(base_url) else get_environ_proxies(base_url)
+    return Route(base_url, proxies, _find_authorities(environment))
 
 
-def _find_ca_bundle(environment: Mapping[str, str]) -> str | None:
+def _find_authorities(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the files and folders of those to trust.
+
+    SSL_CERT_DIR is a list, of which some may be missing, and counts beside SSL_CERT_FILE, as it
+    is with OpenSSL (SSL_CTX_load_verify_locations(3)). The other variables count alone.
+    """
+    named: tuple[str, ...] = ()
     for variable in CA_VARIABLES:
         if path := environment.get(variable):
             if not os.path.exists(path):
                 raise ConfigError(f"{variable} names {path}, which does not exist")
-            return path
-    return None
+            if variable != "SSL_CERT_FILE":
+                return (path,)
+            named = (path,)
+    folders = environment.get(CA_FOLDERS, "")
+    named += tuple(folder for folder in folders.split(os.pathsep) if os.path.isdir(folder))
+    if folders and not named:
+        raise ConfigError(f"{CA_FOLDERS} names {folders}, where no folder is; unset or correct it")
+    return named
