@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 _TEXT = rb'"(?:[^"\\]|\\.)*'
 _KEYS = rb'\["[0-9a-f]{32}"(?:,"[0-9a-f]{32}")*\]'
-_HEAD = re.compile(
+_HEAD = (  # compiled with the first line, not for a run that has none
     rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"'
     rb'(?:,"failed":"([a-z]+)"|,"incomplete":"([a-z_]+)")?'
     rb'(?:,"replaces":(' + _KEYS + rb"))?"
@@ -201,7 +201,7 @@ class Stale:
 
 def read_mark(line: bytes) -> Mark | None:
     """Read the beginning of a *line*; None when it is not ours, as our program writes it."""
-    head = _HEAD.match(line)
+    head = re.match(_HEAD, line)
     if head is None:
         return None
     try:
@@ -219,7 +219,7 @@ def read_mark(line: bytes) -> Mark | None:
 
 def begins_line(tail: bytes) -> bool:
     """Tell whether *tail* is the beginning of a line of ours, and no line of somebody else."""
-    if _HEAD.match(tail):
+    if re.match(_HEAD, tail):
         return True
     if _BEGINNING.startswith(tail):
         return True

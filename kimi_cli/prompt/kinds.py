@@ -23,22 +23,23 @@ class Kind:
 
 _TABLE = "write it out as CSV or JSON Lines first"
 _KINDS = (
-    (rb"\x1f\x8b", Kind("gzip", "unpack it first: gzip -dc")),
-    (rb"\x28\xb5\x2f\xfd", Kind("zstd", "unpack it first: zstd -dc")),
-    (rb"\xfd7zXZ\0", Kind("xz", "unpack it first: xz -dc")),
-    (rb"BZh[1-9](?:1AY&SY|\x17rE8P)", Kind("bzip2", "unpack it first: bzip2 -dc")),
-    (rb"PK(?:\x03\x04|\x05\x06)", Kind("zip", "take the text out of it first")),
-    (rb"PAR1[\0-\x1f]", Kind("Parquet", _TABLE)),
-    (rb"Obj\x01", Kind("Avro", _TABLE)),
-    (rb"ARROW1\0", Kind("Arrow", _TABLE)),
-    (rb"SQLite format 3\0", Kind("SQLite", _TABLE)),
-    (rb"%PDF-\d", Kind("PDF", "take the text out of it first: pdftotext FILE -")),
+    (b"\x1f\x8b", b"", Kind("gzip", "unpack it first: gzip -dc")),
+    (b"\x28\xb5\x2f\xfd", b"", Kind("zstd", "unpack it first: zstd -dc")),
+    (b"\xfd7zXZ\0", b"", Kind("xz", "unpack it first: xz -dc")),
+    (b"BZh", rb"[1-9](?:1AY&SY|\x17rE8P)", Kind("bzip2", "unpack it first: bzip2 -dc")),
+    (b"PK", rb"(?:\x03\x04|\x05\x06)", Kind("zip", "take the text out of it first")),
+    (b"PAR1", rb"[\0-\x1f]", Kind("Parquet", _TABLE)),
+    (b"Obj\x01", b"", Kind("Avro", _TABLE)),
+    (b"ARROW1\0", b"", Kind("Arrow", _TABLE)),
+    (b"SQLite format 3\0", b"", Kind("SQLite", _TABLE)),
+    (b"%PDF-", rb"\d", Kind("PDF", "take the text out of it first: pdftotext FILE -")),
 )  # fmt: skip
 
 
 def find_kind(beginning: bytes) -> Kind | None:
     """Return what begins so; None for what may be text."""
-    for pattern, kind in _KINDS:
-        if re.match(pattern, beginning, re.DOTALL):
+    for start, pattern, kind in _KINDS:
+        # A pattern is compiled only for what begins like its kind: text costs a start nothing.
+        if beginning.startswith(start) and re.match(pattern, beginning[len(start) :], re.DOTALL):
             return kind
     return None
