@@ -20,6 +20,7 @@ from program import Kimi
 from rows import echo, make_rows, write_rows
 from server import ReplayServer, stream
 
+from kimi_cli.system import files
 from kimi_cli.system.files import (
     CutBack,
     Held,
@@ -225,6 +226,18 @@ def test_a_file_that_is_mounted_is_written_over(tmp_path: Path) -> None:
     finally:
         os.system(f"umount {inside}")
     assert outside.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("size", [0, 10, 4000])
+def test_a_file_that_is_written_over_gets_its_content_back(tmp_path: Path, size: int) -> None:
+    """Where the new one finds no room: there is no other copy of the old one."""
+    path = tmp_path / "file"
+    path.write_bytes(b"o" * size)
+    with room(4096), pytest.raises(OSError, match="File too large"):
+        files._write_over(path, b"n" * 6000)
+    assert path.read_bytes() == b"o" * size
+    files._write_over(path, b"new")
+    assert path.read_bytes() == b"new"
 
 
 def test_our_own_streams_are_known_by_any_name(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from kimi_cli.errors import ExitStatus
-from kimi_cli.host import open_client
+from kimi_cli.options.asking import OutputOptions, output_options
 from kimi_cli.options.bundles import TurnOptions, turn_options, verbosity_options
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import Reading, compose_prompt
@@ -15,12 +17,15 @@ from kimi_cli.turn.forms import NO
 from kimi_cli.turn.opening import open_turn
 from kimi_cli.turn.planning import plan_turn
 
+if TYPE_CHECKING:
+    from kimi_cli.show.report import Report
+
 EPILOG = """\b
 Examples:
   kimi ask "What is a pipe?"
   kimi ask -c "And a named one?"
   git diff | kimi ask "Write a commit message"
-  kimi ask -f notes.txt "Summarise this in three points" > summary.txt
+  kimi ask -f notes.txt -o summary.txt "Summarise this in three points"
   kimi ask --json "Name a colour" | jq -r .content
 """
 
@@ -28,12 +33,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("prompt", nargs=-1)
 @turn_options
-@click.option(
-    "--dry-run", is_flag=True, help="Print the request body that would be sent, and exit."
-)
-@click.option(
-    "--test", is_flag=True, help="Print nothing; exit 0 if the answer is yes, 1 if it is no."
-)
+@output_options
 @verbosity_options
 @click.pass_context
 def ask(
@@ -42,8 +42,7 @@ def ask(
     *,
     prompt: tuple[str, ...],
     options: TurnOptions,
-    dry_run: bool,
-    test: bool,
+    output: OutputOptions,
 ) -> None:
     """Ask one question and print the answer.
 
@@ -51,8 +50,10 @@ def ask(
     pipe or a file; '-' names standard input explicitly. The answer goes to standard output as it
     comes, the model's reasoning to standard error.
     """
-    opening = open_turn(terminal, options, test=test)
+    output.check()
+    opening = open_turn(terminal, options, test=output.test)
     terms = opening.terms
+    report = None if output.dry_run else _open_report(terminal, output)
     question = _read_prompt(terminal, prompt, options, terms.settings)
     dialogue = None
     if not opening.is_alone:
@@ -60,38 +61,23 @@ def ask(
     turn = plan_turn(question, terms, dialogue)
     if terms.settings.needs_engine:
         _warn_of_reach(terminal, terms.settings, question)
-    if dry_run:
+    if output.dry_run:
         terminal.show(turn.show() + "\n")
         return
-    from kimi_cli.answer.judgement import judge  # noqa: PLC0415 - not for --dry-run
-    from kimi_cli.show.printing import Look  # noqa: PLC0415 - the same
+    from kimi_cli.turn.delivery import deliver  # noqa: PLC0415 - not for --dry-run
 
-    look = Look.of(
-        terms.settings,
-        terminal,
-        as_json=options.answer.as_json,
-        allow_invalid=options.form.allow_invalid,
-        silent=test,
-    )
-    with (
-        open_client(
-            terminal,
-            terms.settings,
-            options.connection,
-            stream=terms.stream,
-            since=terminal.began,
-        ) as client,
-        turn.record() as listeners,
-    ):
-        answer = turn.ask(client, terminal, look, *listeners)
-    judge(
-        answer,
-        allow_incomplete=options.answer.allow_incomplete and not test,
-        allow_invalid=options.form.allow_invalid and not test,
-        warn=terminal.warn,
-    )
-    if test and answer.fit is not None and answer.fit.value == NO:
+    answer = deliver(turn, terminal, options, report, test=output.test)
+    if output.test and answer.fit is not None and answer.fit.value == NO:
         context.exit(ExitStatus.NO)
+
+
+def _open_report(terminal: Terminal, output: OutputOptions) -> Report | None:
+    """Return the file that gets the answer; None for standard output alone."""
+    if output.output is None:
+        return None
+    from kimi_cli.show.report import Report  # noqa: PLC0415 - for a file only
+
+    return Report(output.output, terminal, is_copy=output.tee)
 
 
 def _read_prompt(

@@ -9,7 +9,7 @@ from kimi_cli.answer.asking import Listener, ask
 from kimi_cli.answer.checking import Check, ask_in_form
 from kimi_cli.answer.judgement import Answer
 from kimi_cli.api.messages import Delta, Ending, Request
-from kimi_cli.show.printing import Look, describe_ending
+from kimi_cli.show.printing import Look, describe_ending, show
 from kimi_cli.show.transcript import Transcript
 from kimi_cli.system.terminal import Terminal
 
@@ -43,11 +43,11 @@ def print_checked(
     if look.silent:
         return answer
     if look.as_json:
-        terminal.show(completion.dump(**_dump_judgement(answer)) + "\n")
+        show(terminal, look, completion.dump(**_dump_judgement(answer)) + "\n")
     elif checked.fit is not None:
-        terminal.show("\n" * look.gap + _end_line(checked.fit.text))
+        show(terminal, look, "\n" * look.gap + _end_line(checked.fit.text))
     elif look.allow_invalid:
-        terminal.show("\n" * look.gap + _end_line(completion.content.strip()))
+        show(terminal, look, "\n" * look.gap + _end_line(completion.content.strip()))
     return answer
 
 

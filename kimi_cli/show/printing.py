@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,8 @@ class Look:
     """The answer itself is not shown at all."""
     gap: bool = False
     """A blank line first, once there is anything to print."""
+    copy: Terminal | None = None
+    """Where it is printed as well, but for the reasoning."""
 
     @classmethod
     def of(
@@ -81,17 +85,33 @@ def _print_text(
         markdown=look.markdown,
         gap=look.gap,
     )
-    with transcript:
-        ending = follow(client, request, *listeners, transcript)
+    with transcript, _copy_text(look) as copies:
+        ending = follow(client, request, *listeners, *copies, transcript)
     return Answer(ending, transcript.has_content)
+
+
+@contextmanager
+def _copy_text(look: Look) -> Iterator[tuple[Listener, ...]]:
+    """Yield who writes the answer where it is printed as well."""
+    if look.copy is None:
+        yield ()
+        return
+    with Transcript(look.copy, show_reasoning=False) as copy:
+        yield (copy,)
 
 
 def _print_json(
     client: Client, request: Request, terminal: Terminal, look: Look, *listeners: Listener
 ) -> Answer:
     completion = ask(client, request, *listeners)
-    terminal.show(completion.dump() + "\n")
+    show(terminal, look, completion.dump() + "\n")
     return Answer(completion.ending, bool(completion.content.strip()))
+
+
+def show(terminal: Terminal, look: Look, text: str) -> None:
+    """Print whole lines, wherever they are to be printed."""
+    for sheet in filter(None, (look.copy, terminal)):
+        sheet.show(text)
 
 
 def describe_ending(ending: Ending) -> str:

@@ -366,11 +366,39 @@ def replace_whole(path: str | os.PathLike[str], data: bytes, *, mode: int | None
 
 
 def _write_over(path: str | os.PathLike[str], data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    """Write *data* into the file itself; where that fails, its old content is put back."""
+    descriptor = _open_to_write_over(path)
     with open(descriptor, "wb", buffering=0):
-        os.ftruncate(descriptor, 0)
-        _write_all(descriptor, data)
-        force(descriptor)
+        size = os.fstat(descriptor).st_size
+        old = _read_start(descriptor, min(size, len(data)))
+        try:
+            _write_all(descriptor, data)
+            os.ftruncate(descriptor, len(data))
+            force(descriptor)
+        except BaseException:
+            if old is not None:
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                _write_all(descriptor, old)
+                os.ftruncate(descriptor, size)
+            raise
+
+
+def _open_to_write_over(path: str | os.PathLike[str]) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _read_start(descriptor: int, size: int) -> bytes | None:
+    """Return the first *size* bytes of a file; None where they may not be read."""
+    data = b""
+    try:
+        while len(data) < size and (piece := os.pread(descriptor, size - len(data), len(data))):
+            data += piece
+    except OSError:
+        return None
+    return data
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

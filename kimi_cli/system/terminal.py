@@ -8,12 +8,38 @@ import select
 import stat
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from kimi_cli.api.text import mend_surrogates
 from kimi_cli.errors import OutputClosed, OutputFailed
 from kimi_cli.system.secrets import Secrets
 
 _OUT, _ERR = 1, 2
+
+
+class Out(Protocol):
+    """Where what is printed goes."""
+
+    def put(self, data: bytes) -> None:
+        """Take all of *data*; raises OutputClosed or OutputFailed."""
+
+    def is_ready(self) -> bool:
+        """Tell whether it takes more at once, or its reader is stuck."""
+
+
+class _StandardOutput:
+    """Descriptor 1."""
+
+    def put(self, data: bytes) -> None:
+        try:
+            write_whole(_OUT, data)
+        except BrokenPipeError as error:
+            raise OutputClosed from error
+        except OSError as error:
+            raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
+
+    def is_ready(self) -> bool:
+        return is_ready(_OUT)
 
 
 class Terminal:
@@ -26,6 +52,7 @@ class Terminal:
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Look at the two streams once."""
         self._environment = environment
+        self.out: Out = _StandardOutput()
         self.began = time.monotonic()
         """When the program began."""
         self.out_is_terminal = os.isatty(_OUT)
@@ -54,16 +81,11 @@ class Terminal:
         """Write *text* to stdout as it is. Raises OutputClosed or OutputFailed."""
         if self.on_write is not None and self.out_is_terminal:
             self.on_write()
-        try:
-            write_whole(_OUT, _encode(text))
-        except BrokenPipeError as error:
-            raise OutputClosed from error
-        except OSError as error:
-            raise OutputFailed(f"cannot write to standard output: {error.strerror}") from error
+        self.out.put(_encode(text))
 
     def takes_output(self) -> bool:
         """Tell whether stdout takes more at once, or its reader is stuck."""
-        return _is_ready(_OUT)
+        return self.out.is_ready()
 
     def show(self, text: str) -> None:
         """Write whole lines to stdout; on a terminal they are made harmless first."""
@@ -81,7 +103,7 @@ class Terminal:
         A dumb screen, or one that ^S has stopped, does without.
         """
         descriptor = _OUT if self.out_is_terminal and not self.err_is_terminal else _ERR
-        if not self.is_dumb and _is_ready(descriptor):
+        if not self.is_dumb and is_ready(descriptor):
             self._write_quietly(descriptor, text)
 
     def _write_quietly(self, descriptor: int, text: str) -> None:
@@ -138,7 +160,8 @@ def goes_on() -> bool:
     return False
 
 
-def _is_ready(descriptor: int) -> bool:
+def is_ready(descriptor: int) -> bool:
+    """Tell whether more can be written at once."""
     with contextlib.suppress(OSError, ValueError):
         return bool(_poll_writable(descriptor).poll(0))
     return False

@@ -1,0 +1,46 @@
+"""Options of ``ask`` alone, by what they are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from kimi_cli.options.bundles import bundle
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class OutputOptions:
+    """What is printed where, besides the answer on standard output."""
+
+    output: str | None
+    tee: bool
+    dry_run: bool
+    test: bool
+
+    def check(self) -> None:
+        """Raise UsageError for options that make no sense together."""
+        if self.tee and self.output is None:
+            raise click.UsageError("--tee needs a file; see -o")
+        if self.test and self.output is not None:
+            raise click.UsageError("--test prints nothing; it and --output exclude each other")
+
+
+output_options = bundle(
+    OutputOptions,
+    "output",
+    click.option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=click.Path(),
+        help="Write the answer to FILE, once it is whole; until then FILE stays as it is.",
+    ),
+    click.option("--tee", is_flag=True, help="Print the answer as well as writing it with -o."),
+    click.option(
+        "--dry-run", is_flag=True, help="Print the request body that would be sent, and exit."
+    ),
+    click.option(
+        "--test", is_flag=True, help="Print nothing; exit 0 if the answer is yes, 1 if it is no."
+    ),
+)
