@@ -94,6 +94,13 @@ def test_the_matrix_of_words_and_statuses(status: int) -> None:
         (403, {"message": "no", "type": "bad_request"}, Verdict.TOKEN_REFUSED),
         (409, {"message": "no", "type": "invalid_request_error"}, Verdict.SERVER_FAILED),
         (503, {"message": "Loading model", "type": "server_error"}, Verdict.OVERLOADED),
+        # LiteLLM without a database, at a wrong token; and where its database is away
+        (
+            400,
+            {"message": "No connected db.", "type": "no_db_connection", "code": "400"},
+            Verdict.TOKEN_REFUSED,
+        ),
+        (503, {"message": "No db", "type": "no_db_connection"}, Verdict.OVERLOADED),
     ],
 )
 def test_a_vague_word_does_not_beat_the_status(

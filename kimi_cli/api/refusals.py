@@ -113,6 +113,7 @@ PLAIN = {
     "permission_denied_error": Verdict.TOKEN_REFUSED,
     "unauthenticated": Verdict.TOKEN_REFUSED,
     "permission_denied": Verdict.TOKEN_REFUSED,
+    "no_db_connection": Verdict.TOKEN_REFUSED,  # LiteLLM: no token but its own, and not this one
     "forbidden": Verdict.REQUEST_REFUSED,  # the gateway's content moderation, not the token
     "not_found_error": Verdict.NOT_SERVED,
     "not_found": Verdict.NOT_SERVED,
