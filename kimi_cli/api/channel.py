@@ -1,8 +1,6 @@
 """A kept connection for many requests: one per thread, and cheap.
 
-A row of a batch costs one round trip and little else, so the request goes out in one piece and
-the reply is read by the standard library; urllib3 opens the connection, for its proxies and
-certificates.
+A row of a batch costs one round trip and little else, so the request goes out in one piece.
 """
 
 from __future__ import annotations
@@ -11,18 +9,15 @@ import contextlib
 import select
 import socket
 import threading
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
-from typing import Any
 
-from urllib3.exceptions import HTTPError
-
+from kimi_cli.api.http1 import FinalResponse, unpack
 from kimi_cli.api.replies import DOCUMENT_LIMIT, ERROR_LIMIT
 from kimi_cli.api.secrecy import Veil
-from kimi_cli.api.transport import Call, FinalResponse, Transport, explain_failure
-from kimi_cli.errors import KimiError, NotTheApi, TimedOut
+from kimi_cli.api.transport import Call, Transport
+from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TimedOut
 
 _PIECE = 2**20
 _NO_VEIL = Veil(None)
@@ -49,16 +44,16 @@ class WholeReply:
         return self.fields.get(name)
 
     def read(self, limit: int) -> bytes:
-        """Return the body; raises NotTheApi beyond *limit* bytes."""
-        data = self.body
-        if self.header("content-encoding") in ("gzip", "deflate"):
-            try:
-                data = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, limit + 1)
-            except zlib.error as error:
-                raise NotTheApi(f"the host sent what cannot be decompressed: {error}") from error
-        if len(data) > limit:
-            raise NotTheApi(f"the host sent more than {limit} bytes in one document")
-        return data
+        """Return the body; raises NotTheApi beyond *limit* bytes, StreamTruncated."""
+        data = bytearray()
+        try:
+            for piece in unpack(iter((self.body,)), self.header("content-encoding")):
+                data += piece
+                if len(data) > limit:
+                    raise NotTheApi(f"the host sent more than {limit} bytes in one document")
+        except HTTPException as error:
+            raise StreamTruncated(f"the packed body was cut off: {error}") from error
+        return bytes(data)
 
 
 class Channel:
@@ -83,17 +78,11 @@ class Channel:
         self._transport = transport
         self._connect = connect
         self._lock = threading.Lock()
-        self._connection: Any = None
+        self._connection: socket.socket | None = None
         self._poll = select.poll()
         self._posting: bytes | None = None
         self._aborted = False
-        complete = transport.complete_headers(Call("POST", path, headers))
-        lines = [
-            f"POST {transport.locate(path)} HTTP/1.1",
-            f"Host: {transport.route.host}",
-            *(f"{name}: {value}" for name, value in complete.items()),
-        ]
-        self._head = "\r\n".join(lines).encode("latin-1") + b"\r\nContent-Length: "
+        self._head = transport.compose_head(Call("POST", path, headers)) + b"Content-Length: "
 
     def post(self, body: bytes) -> WholeReply:
         """Send *body*; return the reply, read to its end.
@@ -108,15 +97,14 @@ class Channel:
                 # The end that we made looks like the host's own where no length was told.
                 raise ConnectionAbortedError("given up")
             return reply
-        except (HTTPException, HTTPError, OSError) as error:
+        except (HTTPException, OSError) as error:
             connecting = self._connection is None
             self.close()
             if self._aborted:
                 raise TimedOut(
                     "no answer within the time limit (limits: timeout, max-time)"
                 ) from error
-            route = self._transport.route
-            raise explain_failure(error, route, connecting=connecting) from error
+            raise self._transport.explain(error, connecting=connecting) from error
         finally:
             with self._lock:
                 self._posting = None
@@ -129,7 +117,7 @@ class Channel:
             self._aborted = True
             if self._connection is not None:
                 with contextlib.suppress(OSError):
-                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+                    self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the next post makes a new one."""
@@ -171,16 +159,16 @@ class Channel:
         """
         if self._connection is not None and self._poll.poll(0):
             self.close()
-        if self._connection is None:
-            connection = self._transport.connect(self._connect)
-            with self._lock:
-                self._connection = connection
-            self._poll = select.poll()
-            self._poll.register(connection.sock, select.POLLIN)
-            if self._aborted:
-                raise ConnectionAbortedError("given up while connecting")
-        kept: socket.socket = self._connection.sock
-        return kept
+        if self._connection is not None:
+            return self._connection
+        connected = self._transport.connect(self._connect)
+        with self._lock:
+            self._connection = connected
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
+        if self._aborted:
+            raise ConnectionAbortedError("given up while connecting")
+        return connected
 
 
 def _read_bounded(response: HTTPResponse, limit: int) -> bytes:

@@ -7,11 +7,10 @@ whose passwords replace a bearer token (psf/requests#3929). These variables are 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
-from requests.utils import get_environ_proxies
-
-from kimi_cli.api.transport import Route
+from kimi_cli.api.route import Route
 from kimi_cli.errors import ConfigError
 from kimi_cli.settings.precedence import is_loopback
 
@@ -25,8 +24,43 @@ def find_route(base_url: str, environment: Mapping[str, str]) -> Route:
 
     This machine is never reached through a proxy: a proxy would see the token in plain text.
     """
-    proxies = {} if is_loopback(base_url) else get_environ_proxies(base_url)
-    return Route(base_url, proxies, _find_authorities(environment))
+    named = _find_authorities(environment)
+    return Route(
+        base_url,
+        {} if is_loopback(base_url) else _find_proxies(base_url, environment),
+        named or _find_store(base_url),
+        are_named=bool(named),
+    )
+
+
+def _find_proxies(base_url: str, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the proxies by scheme; only macOS has any that no variable names."""
+    names = {name.lower() for name in environment if environment[name]}
+    if sys.platform != "darwin" and not any(
+        name.endswith("_proxy") for name in names - {"no_proxy"}
+    ):
+        return {}
+    from requests.utils import get_environ_proxies  # noqa: PLC0415 - for proxies only
+
+    return get_environ_proxies(base_url)
+
+
+def _find_store(base_url: str) -> tuple[str, ...]:
+    """Return the files and folders of those whom this system trusts, as its OpenSSL has them."""
+    if not base_url.startswith("https:"):
+        return ()
+    import ssl  # noqa: PLC0415 - for TLS only
+
+    paths = ssl.get_default_verify_paths()
+    places = (paths.openssl_cafile, paths.openssl_capath)
+    return tuple(path for path in places if _holds_something(path))
+
+
+def _holds_something(path: str) -> bool:
+    try:
+        return bool(os.listdir(path) if os.path.isdir(path) else os.path.getsize(path))
+    except OSError:
+        return False
 
 
 def _find_authorities(environment: Mapping[str, str]) -> tuple[str, ...]:
