@@ -20,6 +20,13 @@ class Listener(Protocol):
         """Take what is known of the answer, once it is over and nothing failed."""
 
 
+class Follow(Protocol):
+    """A way to ask: each piece of the answer goes to every listener in turn, then the ending."""
+
+    def __call__(self, request: Request, *listeners: Listener) -> Ending:
+        """Ask; raises what the client and the listeners raise."""
+
+
 class Collector:
     """Listens, and has the whole answer in the end."""
 
@@ -63,8 +70,8 @@ def follow(client: Client, request: Request, *listeners: Listener) -> Ending:
     return ending
 
 
-def ask(client: Client, request: Request, *listeners: Listener) -> Completion:
-    """Ask, and return the whole answer; *listeners* are told of it as by ``follow``."""
+def ask(follow: Follow, request: Request, *listeners: Listener) -> Completion:
+    """Ask by *follow*, and return the whole answer; *listeners* are told of it as well."""
     collector = Collector()
-    follow(client, request, *listeners, collector)
+    follow(request, *listeners, collector)
     return collector.join()

@@ -44,6 +44,8 @@ class Message:
     tool_calls: tuple[JSON, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    partial: bool = False
+    """Whether the answer goes on where this ends (Moonshot's partial mode)."""
 
     @property
     def text(self) -> str:
@@ -61,6 +63,8 @@ class Message:
             body["tool_call_id"] = self.tool_call_id
         if self.name is not None:
             body["name"] = self.name
+        if self.partial:
+            body["partial"] = True
         return body
 
 
@@ -150,6 +154,11 @@ class Ending:
     """The text in which the model said no; it is the answer's text as well."""
     logprobs: JSON | None = None
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a limit of length ended it."""
+        return (self.finish_reason or "").lower() in _CUT_SHORT
+
     def find_lack(self, *, has_text: bool) -> str | None:
         """Name what keeps the answer from being whole: a finish_reason, or ``empty``.
 
@@ -166,7 +175,7 @@ class Ending:
             return None
         if lack == "empty":
             return "the answer is empty; ask again, or in other words"
-        advice = "; raise --max-tokens" if lack.lower() in _CUT_SHORT else ""
+        advice = "; raise --max-tokens" if self.is_cut_short else ""
         if lack == "content_filter":
             advice = "; ask in other words"
         return f"the answer is incomplete: finish_reason {lack[:80]}{advice}"

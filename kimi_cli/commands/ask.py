@@ -51,7 +51,7 @@ def ask(
     comes, the model's reasoning to standard error.
     """
     output.check()
-    opening = open_turn(terminal, options, test=output.test)
+    opening = open_turn(terminal, options, prefix=output.prefix or "", test=output.test)
     terms = opening.terms
     report = None if output.dry_run else _open_report(terminal, output)
     question = _read_prompt(terminal, prompt, options, terms.settings)

@@ -111,7 +111,8 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(("id", "finish_reason", "incomplete"), str),
     **dict.fromkeys(("options", "usage"), dict),
 }
-_OF_MESSAGE = {item.name for item in fields(Message)} - {"reasoning"} | {"reasoning_content"}
+_OF_MESSAGE = {item.name for item in fields(Message)} | {"reasoning_content"}
+_OF_MESSAGE -= {"reasoning", "partial"}  # which are no keys of a record
 
 
 def read_entry(line: bytes) -> Entry:

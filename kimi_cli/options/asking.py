@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import click
 
 from kimi_cli.options.bundles import bundle
+from kimi_cli.options.types import Utf8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -15,6 +16,7 @@ class OutputOptions:
 
     output: str | None
     tee: bool
+    prefix: str | None
     dry_run: bool
     test: bool
 
@@ -22,6 +24,8 @@ class OutputOptions:
         """Raise UsageError for options that make no sense together."""
         if self.tee and self.output is None:
             raise click.UsageError("--tee needs a file; see -o")
+        if self.prefix == "":
+            raise click.UsageError("--prefix is empty")
         if self.test and self.output is not None:
             raise click.UsageError("--test prints nothing; it and --output exclude each other")
 
@@ -37,6 +41,12 @@ output_options = bundle(
         help="Write the answer to FILE, once it is whole; until then FILE stays as it is.",
     ),
     click.option("--tee", is_flag=True, help="Print the answer as well as writing it with -o."),
+    click.option(
+        "--prefix",
+        type=Utf8(),
+        metavar="TEXT",
+        help="Let the answer begin with TEXT, which is printed as well.",
+    ),
     click.option(
         "--dry-run", is_flag=True, help="Print the request body that would be sent, and exit."
     ),

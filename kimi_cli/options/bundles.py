@@ -98,6 +98,7 @@ class AnswerOptions:
     as_json: bool
     reasoning: str | None
     markdown: bool | None
+    extend: int | None
     allow_incomplete: bool
 
 
@@ -301,6 +302,12 @@ answer_options = bundle(
         "--markdown/--no-markdown",
         default=None,
         help="Render the answer's Markdown on a terminal, or do not.",
+    ),
+    click.option(
+        "--extend",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Go on up to N times with an answer that a limit of length cut short.",
     ),
     click.option(
         "--allow-incomplete",

@@ -88,6 +88,7 @@ PROFILE_KEYS: dict[str, Setting] = {
     "ask_usage": Setting(str, (bool,), True),
     "thinking": Setting(str, (str,), "thinking", choices=tuple(THINKING)),
     "structured": Setting(str, (str,), "auto", choices=("auto", *STRUCTURED)),
+    "continues": Setting(str, (bool,), True),
 }
 
 

@@ -63,6 +63,8 @@ class Profile:
     """How ``--thinking`` is spelled for the host, one of ``THINKING``."""
     structured: str = "auto"
     """How the host is asked for JSON, one of ``STRUCTURED``, or ``auto``, which learns it."""
+    continues: bool = True
+    """Whether the host goes on with an answer whose beginning it is sent."""
     engine: str | None = None
     """The engine that is started in process to answer at this profile's base URL."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kimi_cli.answer.asking import Listener, ask
+from kimi_cli.answer.asking import Follow, Listener, ask
 from kimi_cli.answer.checking import Check, ask_in_form
 from kimi_cli.answer.judgement import Answer
 from kimi_cli.api.messages import Delta, Ending, Request
@@ -13,12 +13,9 @@ from kimi_cli.show.printing import Look, describe_ending, show
 from kimi_cli.show.transcript import Transcript
 from kimi_cli.system.terminal import Terminal
 
-if TYPE_CHECKING:
-    from kimi_cli.api.client import Client
-
 
 def print_checked(
-    client: Client,
+    follow: Follow,
     request: Request,
     terminal: Terminal,
     look: Look,
@@ -31,7 +28,7 @@ def print_checked(
     """
     began = time.monotonic()
     with _Thinking(terminal, look) as thinking:
-        checked = ask_in_form(lambda asked: ask(client, asked, thinking), request, check)
+        checked = ask_in_form(lambda asked: ask(follow, asked, thinking), request, check)
     completion = checked.completion
     for listener in listeners:
         listener.note(completion.delta)

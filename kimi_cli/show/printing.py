@@ -6,17 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from kimi_cli.answer.asking import Listener, ask, follow
+from kimi_cli.answer.asking import Follow, Listener, ask
 from kimi_cli.answer.judgement import Answer
 from kimi_cli.api.messages import Ending, Request
 from kimi_cli.settings.precedence import Settings
 from kimi_cli.show.transcript import Transcript
 from kimi_cli.system.terminal import Terminal
-
-if TYPE_CHECKING:
-    from kimi_cli.api.client import Client
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +59,21 @@ class Look:
 
 
 def print_answer(
-    client: Client, request: Request, terminal: Terminal, look: Look, *listeners: Listener
+    follow: Follow, request: Request, terminal: Terminal, look: Look, *listeners: Listener
 ) -> Answer:
-    """Ask, and print the answer as it comes; *listeners* are handed each piece of it first.
+    """Ask by *follow*, and print the answer as it comes.
 
-    Raises what the client raises, OutputClosed and OutputFailed.
+    *listeners* are handed each piece of it first. Raises what *follow* raises, OutputClosed and OutputFailed.
     """
     began = time.monotonic()
     print_it = _print_json if look.as_json else _print_text
-    answer = print_it(client, request, terminal, look, *listeners)
+    answer = print_it(follow, request, terminal, look, *listeners)
     terminal.tell(f"{describe_ending(answer.ending)}, {time.monotonic() - began:.1f} s")
     return answer
 
 
 def _print_text(
-    client: Client, request: Request, terminal: Terminal, look: Look, *listeners: Listener
+    follow: Follow, request: Request, terminal: Terminal, look: Look, *listeners: Listener
 ) -> Answer:
     transcript = Transcript(
         terminal,
@@ -86,7 +82,7 @@ def _print_text(
         gap=look.gap,
     )
     with transcript, _copy_text(look) as copies:
-        ending = follow(client, request, *listeners, *copies, transcript)
+        ending = follow(request, *listeners, *copies, transcript)
     return Answer(ending, transcript.has_content)
 
 
@@ -101,9 +97,9 @@ def _copy_text(look: Look) -> Iterator[tuple[Listener, ...]]:
 
 
 def _print_json(
-    client: Client, request: Request, terminal: Terminal, look: Look, *listeners: Listener
+    follow: Follow, request: Request, terminal: Terminal, look: Look, *listeners: Listener
 ) -> Answer:
-    completion = ask(client, request, *listeners)
+    completion = ask(follow, request, *listeners)
     show(terminal, look, completion.dump() + "\n")
     return Answer(completion.ending, bool(completion.content.strip()))
 

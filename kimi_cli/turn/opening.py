@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from kimi_cli.api.fields import override
-from kimi_cli.errors import MissingInput
+from kimi_cli.errors import ConfigError, MissingInput
 from kimi_cli.host import load_settings
 from kimi_cli.options.bundles import ConversationOptions, TurnOptions
 from kimi_cli.settings.precedence import Settings, settle_model
@@ -59,11 +62,13 @@ class Opening:
         return shelf.go_on(recalled.file, recalled.conversation, must_save=recalled.must_save)
 
 
-def open_turn(terminal: Terminal, options: TurnOptions, *, test: bool = False) -> Opening:
-    """Settle what *options* say of the first question; a *test* is answered by yes or no.
+def open_turn(
+    terminal: Terminal, options: TurnOptions, *, prefix: str = "", test: bool = False
+) -> Opening:
+    """Settle what *options* say of the first question.
 
-    Raises MissingInput when there is nothing to go on with, BadInput for a damaged conversation,
-    ConfigError.
+    Its answer begins with *prefix*; a *test* is answered by yes or no. Raises MissingInput when
+    there is nothing to go on with, BadInput for a damaged conversation, ConfigError.
     """
     recalled = _recall(terminal, options.conversation)
     conversation = recalled.conversation if recalled else None
@@ -79,12 +84,17 @@ def open_turn(terminal: Terminal, options: TurnOptions, *, test: bool = False) -
     )
     parameters = _list_parameters(options, settings, manner)
     settings = settle_model(settings, parameters)
+    extend = options.answer.extend or 0
+    if extend or prefix:
+        _check_extension("--prefix" if prefix else "--extend", settings, parameters)
     return Opening(
         terms=Terms(
             settings=settings,
             parameters=parameters,
             system=options.request.system,
             stream=not options.answer.no_stream,
+            extend=extend,
+            prefix=prefix,
             check=plan_check(
                 terminal,
                 options.form,
@@ -96,6 +106,17 @@ def open_turn(terminal: Terminal, options: TurnOptions, *, test: bool = False) -
         recalled=recalled,
         saves=_is_saved(terminal, settings, options.conversation),
     )
+
+
+def _check_extension(option: str, settings: Settings, parameters: Mapping[str, Any]) -> None:
+    """Refuse what cannot be gone on with."""
+    if "messages" in parameters:
+        raise click.UsageError(f"{option} and -O messages exclude each other")
+    if not settings.profile.continues:
+        raise ConfigError(
+            f"the host of profile {settings.profile.name} does not go on with an answer "
+            f"(continues = false); leave {option} out"
+        )
 
 
 def open_archive(terminal: Terminal) -> Archive:

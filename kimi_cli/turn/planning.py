@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,7 @@ from kimi_cli.prompt.content import Prompt
 from kimi_cli.turn.terms import Terms
 
 if TYPE_CHECKING:
-    from kimi_cli.answer.asking import Listener
+    from kimi_cli.answer.asking import Follow, Listener
     from kimi_cli.answer.judgement import Answer
     from kimi_cli.api.client import Client
     from kimi_cli.conversation.dialogue import Dialogue
@@ -35,6 +36,10 @@ class Turn:
     def show(self) -> str:
         """Return the body that would be sent first, for ``--dry-run``."""
         request, check = self.request, self.terms.check
+        if self.terms.prefix:
+            from kimi_cli.answer.extending import begin  # noqa: PLC0415 - for a prefix only
+
+            request = begin(request, self.terms.prefix)
         if check is not None:
             from kimi_cli.answer.checking import shape_request  # noqa: PLC0415 - for a form only
 
@@ -59,13 +64,31 @@ class Turn:
 
         Raises what the client raises, OutputClosed and OutputFailed.
         """
+        follow = self._choose_follow(client, terminal)
         if (check := self.terms.check) is None:
             from kimi_cli.show.printing import print_answer  # noqa: PLC0415 - not for --dry-run
 
-            return print_answer(client, self.request, terminal, look, *listeners)
+            return print_answer(follow, self.request, terminal, look, *listeners)
         from kimi_cli.show.checked import print_checked  # noqa: PLC0415 - for a form only
 
-        return print_checked(client, self.request, terminal, look, check, *listeners)
+        return print_checked(follow, self.request, terminal, look, check, *listeners)
+
+    def _choose_follow(self, client: Client, terminal: Terminal) -> Follow:
+        """Return how the answer is asked for."""
+        from kimi_cli.answer import asking  # noqa: PLC0415 - not for --dry-run
+
+        follow: Follow = partial(asking.follow, client)
+        if not (self.terms.extend or self.terms.prefix):
+            return follow
+        from kimi_cli.answer.extending import Extension, extend  # noqa: PLC0415 - for them only
+
+        extension = Extension(
+            times=self.terms.extend,
+            prefix=self.terms.prefix,
+            keeps_reasoning=self.terms.sends_reasoning,
+            tell=terminal.tell,
+        )
+        return extend(follow, extension)
 
 
 def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) -> Turn:

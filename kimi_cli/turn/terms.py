@@ -26,6 +26,10 @@ class Terms:
     stream: bool = True
     check: Check | None = None
     """What an answer must be; None where any will do."""
+    extend: int = 0
+    """How often an answer is gone on with that was cut short."""
+    prefix: str = ""
+    """What an answer begins with."""
 
     @property
     def model(self) -> str:
@@ -37,6 +41,13 @@ class Terms:
         """Whether the model was asked to keep what it reasoned in earlier turns."""
         thinking = self.parameters.get("thinking")
         return isinstance(thinking, dict) and thinking.get("keep") == "all"
+
+    @property
+    def sends_reasoning(self) -> bool:
+        """Whether what the model reasoned is sent back to it."""
+        from kimi_cli.api.catalogue import wants_reasoning  # noqa: PLC0415 - few questions need it
+
+        return self.keeps_reasoning or wants_reasoning(self.model)
 
     def name_model(self, model: str) -> Terms:
         """Return terms on which *model* is asked, as a person wants now."""
