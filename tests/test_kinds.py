@@ -5,10 +5,12 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import json
 import lzma
 import os
 import sqlite3
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,15 +30,40 @@ def make_database(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def make_archive(*names: str, stored: str = "") -> bytes:
+    """A real archive of files with these names, of which the first may hold what is *stored*."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            plain = zipfile.ZIP_STORED if stored and name == names[0] else None
+            archive.writestr(name, stored or "<xml>" * 40, plain)
+    return made.getvalue()
+
+
+OFFICE = "[Content_Types].xml"
+OPEN = "application/vnd.oasis.opendocument."
 KINDS = {
     "gzip": gzip.compress(ROWS),
     "zstd": b"\x28\xb5\x2f\xfd\x24\x12" + ROWS,
     "xz": lzma.compress(ROWS),
     "bzip2": bz2.compress(ROWS),
-    "zip": b"PK\x03\x04\x14\0\0\0" + ROWS,
+    "a zip archive": make_archive("notes.txt", "more/words.txt"),
+    "a Word document (docx)": make_archive(OFFICE, "_rels/.rels", "word/document.xml"),
+    "an Excel sheet (xlsx)": make_archive("docProps/app.xml", "xl/workbook.xml"),
+    "a PowerPoint file (pptx)": make_archive(OFFICE, "ppt/presentation.xml"),
+    "a spreadsheet (ods)": make_archive("mimetype", stored=f"{OPEN}spreadsheet"),
+    "an OpenDocument file": make_archive("mimetype", stored=f"{OPEN}text"),
+    "an EPUB book": make_archive("mimetype", stored="application/epub+zip"),
+    "an old Office file": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100),
     "Parquet": b"PAR1\x15\x04\x15\x20" + ROWS,
-    "PDF": b"%PDF-1.7\n1 0 obj\n<< >>\nendobj\n",
-    "SQLite": None,
+    "an SQLite database": None,
+}
+HELP = {
+    "gzip": "gzip -dc 'my notes' | kimi ask",
+    "a zip archive": "unzip -p 'my notes' NAME | kimi ask",
+    "a Word document (docx)": "pandoc -t plain 'my notes' | kimi ask",
+    "an Excel sheet (xlsx)": "CSV",
+    "an SQLite database": "kimi-batch(1)",
 }
 
 
@@ -65,8 +92,10 @@ def test_ask_names_what_is_no_text(
 ) -> None:
     """Attached or piped, and in any encoding."""
     data = KINDS[kind] or make_database(tmp_path)
-    path = tmp_path / "notes"
+    path = tmp_path / "my notes"
     path.write_bytes(data)
+    beside = ask("-f", "my notes", "Sum up", cwd=tmp_path)
+    assert HELP.get(kind, "") in beside.error
     for result in (ask("-f", str(path), "Sum up"), ask("--encoding", "latin-1", "Sum", stdin=data)):
         assert result.status == 65
         assert f"is {kind}" in result.error

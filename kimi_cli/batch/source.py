@@ -120,7 +120,8 @@ class Source:
         """Return *file* as UTF-8; raises BadInput for what is no text."""
         beginning = file.peek()
         if (kind := find_kind(beginning)) is not None:
-            raise BadInput(f"this is {kind.name}, not lines of text; {kind.advice}")
+            advice = kind.advise("FILE", "batch")
+            raise BadInput(f"this is {kind.name}, not lines of text; {advice}")
         if self._encoding != UTF8:
             return BufferedReader(Recoder(file, self._encoding))
         if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from kimi_cli.errors import BadInput, MissingInput, TimedOut
 from kimi_cli.prompt.content import Prompt, join_prompts
-from kimi_cli.prompt.kinds import LONGEST, find_kind
+from kimi_cli.prompt.kinds import LONGEST, Kind, find_kind
 from kimi_cli.system.stdin import open_stdin, read_some, wait_for_input
 
 STDIN = "-"
+_STDIN_NAME = "standard input"
 _IN = 0
 _PIECE = 2**20
 _SHOWN = 3
@@ -169,7 +170,7 @@ def _read_stdin(reading: Reading) -> str:
         except TimeoutError:
             reading.warn("waiting for standard input; use -n to leave it alone")
     try:
-        data = _read_bounded(_IN, "standard input", reading)
+        data = _read_bounded(_IN, _STDIN_NAME, reading)
     except TimeoutError:
         raise TimedOut(
             f"standard input did not end within {reading.max_time:g} s (limit: max-time)",
@@ -178,7 +179,7 @@ def _read_stdin(reading: Reading) -> str:
         ) from None
     except OSError as error:
         raise MissingInput(f"cannot read standard input: {error.strerror}") from error
-    return _decode(data, "standard input", reading)
+    return _decode(data, _STDIN_NAME, reading)
 
 
 def _read_bounded(descriptor: int, name: str, reading: Reading) -> bytes:
@@ -196,9 +197,12 @@ def _read_bounded(descriptor: int, name: str, reading: Reading) -> bytes:
 
 
 def _decode(data: bytes, name: str, reading: Reading) -> str:
-    """Decode strictly, whatever the locale; a wrong byte is named by its offset."""
+    """Decode strictly, whatever the locale; a wrong byte is named by its offset.
+
+    What is no text is named, but a PDF, whose text is taken out of it where that can be done.
+    """
     if (kind := find_kind(data[:LONGEST])) is not None:
-        raise BadInput(f"{name} is {kind.name}, not text; {kind.advice}")
+        return _extract(data, name, kind)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and reading.encoding == "utf-8":
         raise BadInput(f"{name} is UTF-16, not UTF-8; give --encoding utf-16")
     try:
@@ -211,6 +215,21 @@ def _decode(data: bytes, name: str, reading: Reading) -> str:
     if "\0" in text:
         raise BadInput(f"{name} holds NUL bytes: it looks binary; convert it to text first")
     return text.removeprefix("\ufeff")
+
+
+def _extract(data: bytes, name: str, kind: Kind) -> str:
+    """Return the text of what is no text itself; raises BadInput, which says what helps."""
+    file = "FILE" if name == _STDIN_NAME else name
+    more = ""
+    if kind.is_pdf:
+        from kimi_cli.prompt.pdf import can_read_pdf, extract_text  # noqa: PLC0415 - for PDFs only
+
+        if can_read_pdf():
+            return extract_text(data, name)
+        from kimi_cli.system.installation import advise_extra  # noqa: PLC0415 - for who lacks it
+
+        more = f", or once: {advise_extra('pdf')}"
+    raise BadInput(f"{name} is {kind.name}, not text; {kind.advise(file)}{more}")
 
 
 def decode_argument(word: str) -> str:
