@@ -185,3 +185,60 @@ def test_a_kind_of_input_is_named_by_an_option(
         assert batch(f"--{kind}", "--from", "jsonl", *template, stdin=data).status == 2
     prompts = {request.json["messages"][0]["content"] for request in server.requests}
     assert prompts == {"x"}
+
+
+# Tables
+
+
+CELLS = [
+    ("max_tokens", "5", 5),
+    ("max_tokens", "5.0", 5),
+    ("temperature", "0.5", 0.5),
+    ("temperature", "1", 1),
+    ("model", "kimi-k3", "kimi-k3"),
+    ("stop", "END", "END"),
+    ("store", "True", True),
+    ("logit_bias", '{"5":-100}', {"5": -100}),
+    ("response_format", '{"type":"json_object"}', {"type": "json_object"}),
+    ("user", "007", "007"),
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_cells_of_fields_are_read_for_what_they_say(
+    batch: Kimi, server: ReplayServer, source: Path, kind: str
+) -> None:
+    """And empty ones, as every table writes a gap, are absent."""
+    server.answer(lambda request: completion("ok"))
+    mark = "," if kind == "csv" else "\t"
+    for name, cell, value in CELLS:
+        quoted = '"' + cell.replace('"', '""') + '"' if kind == "csv" else cell
+        source.write_text(f"id{mark}prompt{mark}{name}\na{mark}hi{mark}{quoted}\nb{mark}ho{mark}\n")
+        result = batch(f"--{kind}", "-m", "m", str(source))
+        assert result.status == 0, (name, cell, result.error)
+        sent = [json.loads(request.body) for request in server.requests[-2:]]
+        [asked] = [body for body in sent if body["messages"][-1]["content"] == "hi"]
+        [empty] = [body for body in sent if body["messages"][-1]["content"] == "ho"]
+        assert asked[name] == value
+        assert type(asked[name]) is type(value)
+        assert empty.get(name) == ("m" if name == "model" else None)
+
+
+def test_a_cell_that_says_nothing_of_the_kind(batch: Kimi, source: Path) -> None:
+    """It is that row's error, and names the column; with a template all columns are data."""
+    source.write_text("prompt,max_tokens,store\nhi,many,London\n")
+    result = batch("--csv", "--dry-run", str(source))
+    assert result.status == 65
+    assert "'max_tokens' must be a whole number, not \"many\"; rename the column" in result.error
+    result = batch("--csv", "--dry-run", "-p", "{prompt} {store}", str(source))
+    assert result.status == 0
+    assert b"hi London" in result.stdout
+
+
+def test_messages_in_a_cell(batch: Kimi, server: ReplayServer, source: Path) -> None:
+    """A column of messages holds them as JSON."""
+    server.answer(lambda request: completion("ok"))
+    source.write_text('messages\n"[{""role"":""user"",""content"":""hi""}]"\n')
+    assert batch("--csv", str(source)).status == 0
+    [request] = server.requests
+    assert json.loads(request.body)["messages"] == [{"role": "user", "content": "hi"}]

@@ -292,3 +292,14 @@ def test_a_wait_for_rows_is_told(batch: Kimi, server: ReplayServer) -> None:
     assert result.status == 0
     assert list_prompts(server) == ["late"]
     assert "waiting" not in batch(stdin=b'"soon"\n').error
+
+
+def test_an_id_that_comes_twice_hides_no_line_of_another_row(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """Lines of no row are counted by rows, however often the input names one."""
+    write_rows(source, [{"id": name, "prompt": name} for name in ("a", "gone")])
+    assert batch(str(source), "-o", str(out)).status == 0
+    write_rows(source, [{"id": "a", "prompt": "a"}] * 2)
+    result = batch(str(source), "-o", str(out))
+    assert "1 output line belongs to no row of the input" in result.error

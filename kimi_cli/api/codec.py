@@ -55,6 +55,15 @@ def loads_exactly(data: bytes | str) -> Any:
     return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)
 
 
+def is_json(data: bytes | str) -> bool:
+    """Tell whether *data* is one JSON value, whole."""
+    try:
+        loads_exactly(data)
+    except ValueError:
+        return False
+    return True
+
+
 def _loads_with_fallback(data: bytes | str) -> Any:
     bound_depth(data)
     try:

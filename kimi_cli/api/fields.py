@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kimi_cli.api import codec
+
 JSON = dict[str, Any]
 
 _NUMBER, _WHOLE, _TEXT, _SWITCH = (int, float), (int,), (str,), (bool,)
@@ -74,6 +76,25 @@ def find_fault(name: str, value: object) -> str | None:
         return None
     wanted = "a number" if float in types else " or ".join(_NAMES[kind] for kind in types)
     return f"'{name}' must be {wanted}"
+
+
+def read_cell(name: str, text: str) -> object:
+    """Return what the cell of a table says for the field of that *name*; None for an empty one.
+
+    A table has only text, and many write a column of whole numbers with a gap as 5.0. What cannot
+    be read stays text, which ``find_fault`` judges.
+    """
+    types = FIELDS.get(name) or FRAME[name]
+    if not text:
+        return None
+    if str in types:
+        return text
+    try:
+        value = codec.loads_exactly(text.lower() if bool in types else text)
+    except ValueError:
+        return text
+    is_whole = isinstance(value, float) and value.is_integer() and float not in types
+    return int(value) if is_whole else value
 
 
 def override(fields: Mapping[str, Any], stronger: Mapping[str, Any]) -> JSON:

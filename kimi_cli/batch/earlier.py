@@ -119,7 +119,7 @@ def _collect(path: Path, file: BinaryIO, done: Done, notify: Callable[[str], Non
 
 
 def _read_line(line: bytes) -> Mark | _Told | None:
-    if (mark := read_mark(line)) is not None and (line.endswith(b"\n") or _is_json(line)):
+    if (mark := read_mark(line)) is not None and (line.endswith(b"\n") or codec.is_json(line)):
         return None if b"\0" in line else mark
     try:
         document = codec.loads(line)
@@ -128,14 +128,6 @@ def _read_line(line: bytes) -> Mark | _Told | None:
     if not isinstance(document, dict):
         return None
     return _read_ours(document) or _read_others(document)
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        codec.loads_exactly(line)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_ours(document: dict[str, Any]) -> Mark | None:

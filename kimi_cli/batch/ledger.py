@@ -198,7 +198,7 @@ class Ledger:
             tail = tail.rstrip(b"\0")  # what a power cut leaves of a block that was never written
             if not begins_line(tail):
                 raise BadInput(f"{self.path} is not this tool's output; name another file with -o")
-            if not _is_json(tail):
+            if not codec.is_json(tail):
                 return 0
             self.done.scan(BytesIO(tail + b"\n"))
             return len(tail)
@@ -345,11 +345,3 @@ def find_succeeded(file: BinaryIO) -> set[int]:
         for key in (mark.key, *mark.replaces):
             later.add(key)
     return dead
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        codec.loads_exactly(text)
-    except ValueError:
-        return False
-    return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kimi_cli.api import codec
-from kimi_cli.api.fields import FIELDS, FRAME, find_fault, override
+from kimi_cli.api.fields import FIELDS, FRAME, find_fault, override, read_cell
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.templates import TemplateError, fill_template, name_fields
 
@@ -77,6 +77,8 @@ class Shape:
     system: str | None = None
     template: str | None = None
     id_field: str | None = None
+    is_table: bool = False
+    """Whether rows have cells of text, whatever is meant by them."""
 
 
 def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadRecord]:
@@ -199,7 +201,7 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
         return {"messages": row}, {}
     if not isinstance(row, dict):
         raise RecordError("invalid_row", "a row must be an object, an array or a string")
-    carried, row = _carry(row), _drop_nulls(row)
+    carried, row = _carry(row), _drop_nulls(_read_cells(row) if shape.is_table else row)
     if "body" in row:
         return _read_batch_line(row)
     if "messages" in row:
@@ -216,6 +218,12 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
             f"to ask; it has: {there}",
         )
     return body, carried
+
+
+def _read_cells(row: JSON) -> JSON:
+    """Return the row of a table with the body fields that its cells mean."""
+    fields = {name: read_cell(name, row[name]) for name in row.keys() & BODY_FIELDS}
+    return {**row, **fields}
 
 
 def _drop_nulls(row: JSON) -> JSON:

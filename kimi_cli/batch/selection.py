@@ -123,7 +123,7 @@ class _Sieve:
         if not is_refused and not self._keys.add(bytes.fromhex(record.key)):
             self._repeats[record.key] = self._repeats.get(record.key, 1) + 1
             record = replace(record, key=repeat_key(record.key, self._repeats[record.key]))
-        self.known += (
+        self.known += not is_refused and (
             bytes.fromhex(record.key) in self._done.keys or hash_id(record.id) in self._done.ids
         )
         if rules.shard is not None and record.number not in rules.shard:

@@ -175,3 +175,6 @@ KINDS: dict[str, Reader] = {
     "tsv": lambda file, source: read_table(source.split_table(file, quotes=False), "\t"),
 }
 """The kinds of input by name."""
+
+TABLES = frozenset({"csv", "tsv"})
+"""Those whose rows have cells of text."""

@@ -18,7 +18,7 @@ from kimi_cli.batch.progress import open_progress
 from kimi_cli.batch.records import Shape
 from kimi_cli.batch.rehearsal import rehearse
 from kimi_cli.batch.selection import Rules
-from kimi_cli.batch.source import Source
+from kimi_cli.batch.source import TABLES, Source
 from kimi_cli.batch.summary import summed_up
 from kimi_cli.batch.tally import Tally
 from kimi_cli.batch.watch import watch_signals
@@ -109,6 +109,7 @@ def _plan_campaign(
     system: str | None,
 ) -> Campaign:
     rows, outcome = options.rows, options.outcome
+    kind = rows.choose_kind()
     shard = rows.find_shard()
     output = outcome.name_file(shard)
     if output is None:
@@ -117,7 +118,7 @@ def _plan_campaign(
     return Campaign(
         source=Source(
             files,
-            rows.choose_kind(),
+            kind,
             longest=rows.max_line,
             encoding=rows.encoding,
             notify=terminal.warn,
@@ -127,6 +128,7 @@ def _plan_campaign(
             system=system,
             template=rows.read_template(),
             id_field=rows.id_field,
+            is_table=kind in TABLES,
         ),
         rules=Rules(
             outcome.on_change,
