@@ -337,6 +337,9 @@ def test_json_object(ask: Kimi, server: ReplayServer, mode: tuple[str, ...]) -> 
         ("id", "chatcmpl-952dd5e75583c4d1"),
         ("finish_reason", "stop"),
         ("usage", USAGE),
+        ("tokens", {"prompt": 9, "cached": None, "completion": 135, "reasoning": None}),
+        ("cost", None),
+        ("currency", None),
     ]
     assert (result.stderr, result.status) == (b"", 0)
 
@@ -358,6 +361,8 @@ def test_json_of_a_host_that_says_little(ask: Kimi, server: ReplayServer) -> Non
         **dict.fromkeys(["model", "id", "finish_reason", "usage"]),
         "content": "Yes",
         "reasoning": "",
+        "tokens": dict.fromkeys(["prompt", "cached", "completion", "reasoning"]),
+        **dict.fromkeys(["cost", "currency"]),
     }
 
 

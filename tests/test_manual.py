@@ -19,6 +19,7 @@ from kimi_cli.chat.slash import COMMANDS as SLASH_COMMANDS
 from kimi_cli.cli import COMMANDS, cli
 from kimi_cli.errors import ExitStatus
 from kimi_cli.settings import configfile
+from kimi_cli.settings.prices import LISTED
 from kimi_cli.settings.profiles import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,7 @@ SECTIONS = (
     "COMMANDS",
     "SETTINGS",
     "PROFILES",
+    "PRICES",
     "OPTIONS",
     "ENVIRONMENT",
     "FILES",
@@ -372,7 +374,12 @@ TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: 
 
 
 @pytest.mark.parametrize(
-    ("section", "rows"), [("SETTINGS", configfile.SETTINGS), ("PROFILES", configfile.PROFILE_KEYS)]
+    ("section", "rows"),
+    [
+        ("SETTINGS", configfile.SETTINGS),
+        ("PROFILES", configfile.PROFILE_KEYS),
+        ("PRICES", configfile.PRICE_KEYS),
+    ],
 )
 def test_the_page_on_configuration_has_every_key(
     section: str, rows: dict[str, configfile.Setting]
@@ -397,6 +404,16 @@ def test_the_page_on_configuration_has_the_built_in_profiles() -> None:
     ]
 
 
+def test_the_page_on_configuration_has_the_list_prices() -> None:
+    page = plain(read_section((ROOT / "man/kimi-config.5").read_text(), "PRICES"))
+    rows = re.findall(r"^\.It Li (\S+) Ta (\S+) Ta (\S+) Ta (\S+) Ta (\S+)$", page, re.MULTILINE)
+    wanted = [
+        (model, *(f"{price:.2f}" for price in prices), day)
+        for model, (*prices, day) in LISTED.items()
+    ]
+    assert rows == wanted
+
+
 def list_configurations() -> list[str]:
     page = (ROOT / "man/kimi-config.5").read_text()
     auth = [block for block in read_examples(find_page("kimi auth")) if "[profiles" in block]
@@ -409,4 +426,4 @@ def test_examples_of_configuration_are_good(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     read = configfile.read_config(path)
     assert read.warnings == ()
-    assert read.values or read.profiles
+    assert read.values or read.profiles or read.prices

@@ -242,14 +242,13 @@ def _usage(talk: Talk, argument: str) -> None:
         return
     with talk.stopper.allow():
         window = talk.window.ask(talk.terms)
-    last = usages[-1]
-    keys = ("prompt_tokens", "completion_tokens")
-    asked, answered = (sum(count_tokens(usage, key) or 0 for usage in usages) for key in keys)
-    now, then = ("?" if (n := count_tokens(last, key)) is None else str(n) for key in keys)
+    from kimi_cli.chat.bill import Bill  # noqa: PLC0415 - for this command only
+
     share = ""
-    if window is not None and (total := count_tokens(last, "total_tokens")) is not None:
+    if window is not None and (total := count_tokens(usages[-1], "total_tokens")) is not None:
         share = f"; {total / window:.1%} of the {window:,} that {talk.terms.model} reads"
-    _tell(talk, f"last turn {now} + {then} tokens{share}\nall turns {asked} + {answered} tokens")
+    bill = Bill(talk.conversation, talk.terms.settings)
+    _tell(talk, f"last turn {bill.describe_last()}{share}\nall turns {bill.describe_all()}")
 
 
 def _copy(talk: Talk, argument: str) -> None:

@@ -1,7 +1,8 @@
 """The configuration file: its rows, its folder, and what is wrong with it.
 
 Every setting has one row in ``SETTINGS``, every key of a ``[profiles.NAME]`` table one in
-``PROFILE_KEYS``. kimi-config(5) documents them, and a test holds the two together.
+``PROFILE_KEYS``, of a ``[prices.MODEL]`` table one in ``PRICE_KEYS``. kimi-config(5) documents
+them, and a test holds the two together.
 """
 
 from __future__ import annotations
@@ -89,16 +90,28 @@ PROFILE_KEYS: dict[str, Setting] = {
     "thinking": Setting(str, (str,), "thinking", choices=tuple(THINKING)),
     "structured": Setting(str, (str,), "auto", choices=("auto", *STRUCTURED)),
     "continues": Setting(str, (bool,), True),
+    "list_prices": Setting(str, (bool,), default=False),
+}
+
+_DEAREST = 1e9
+"""What a million tokens may cost."""
+PRICE_KEYS: dict[str, Setting] = {
+    "input": Setting(str, _NUMBER, None, minimum=0, maximum=_DEAREST),
+    "cached": Setting(str, _NUMBER, None, minimum=0, maximum=_DEAREST),
+    "output": Setting(str, _NUMBER, None, minimum=0, maximum=_DEAREST),
+    "currency": Setting(str, (str,), "USD"),
 }
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A parsed configuration file: plain settings, profiles, and what to warn of."""
+    """A parsed configuration file: plain settings, profiles, prices, and what to warn of."""
 
     path: Path
     values: Mapping[str, Any] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By model, what is set in ``PRICE_KEYS``."""
     warnings: tuple[str, ...] = ()
 
 
@@ -158,16 +171,17 @@ def _parse_config(path: Path, text: str) -> ConfigFile:
     except RecursionError:
         raise ConfigError(f"{path}: the values are nested too deeply") from None
     reader = _TableReader(path, text)
-    tables = document.pop("profiles", {})
-    if not isinstance(tables, dict):
-        raise reader.complain("", "profiles", "tables named [profiles.NAME]")
+    tables = {
+        "profiles": reader.take_tables(document, "profiles", "NAME"),
+        "prices": reader.take_tables(document, "prices", '"MODEL"'),
+    }
     values = reader.read(document, "", SETTINGS)
-    profiles = {}
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise reader.complain("profiles", name, "a table")
-        profiles[name] = reader.read(table, f"profiles.{name}", PROFILE_KEYS)
-    return ConfigFile(path, values, profiles, tuple(reader.warnings))
+    profiles = {
+        name: reader.read(table, f"profiles.{name}", PROFILE_KEYS)
+        for name, table in tables["profiles"].items()
+    }
+    prices = {name: reader.read_price(table, name) for name, table in tables["prices"].items()}
+    return ConfigFile(path, values, profiles, prices, tuple(reader.warnings))
 
 
 class _TableReader:
@@ -198,6 +212,35 @@ class _TableReader:
             values[key] = value
         return values
 
+    def take_tables(
+        self, document: dict[str, Any], section: str, name: str
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Take the tables below *section* out of *document*."""
+        tables = document.pop(section, {})
+        if not isinstance(tables, dict):
+            raise self.complain("", section, f"tables named [{section}.{name}]")
+        for key, table in tables.items():
+            if not isinstance(table, dict):
+                raise self.complain(section, key, "a table")
+        return tables
+
+    def read_price(self, table: Mapping[str, Any], model: str) -> dict[str, Any]:
+        """Read the table of a model's price."""
+        section = f"prices.{model}"
+        if nested := next((key for key, value in table.items() if isinstance(value, dict)), None):
+            raise ConfigError(
+                f'{self._find(section, nested)}: a model with a dot needs quotes: [prices."'
+                f'{model}.{nested}"]'
+            )
+        values = self.read(table, section, PRICE_KEYS)
+        if missing := [key for key in ("input", "output") if key not in values]:
+            place = self._find(section, "")
+            raise ConfigError(f"{place}: the price of '{model}' has no {' and no '.join(missing)}")
+        currency = values.get("currency", "")
+        if "currency" in values and not re.fullmatch(r"[^\W\d_]{1,16}", currency):
+            raise self.complain(section, "currency", 'a word of letters, such as "USD"')
+        return values
+
     def complain(self, section: str, key: str, wanted: str) -> ConfigError:
         return ConfigError(f"{self._find(section, key)}: '{key}' must be {wanted}")
 
@@ -214,6 +257,7 @@ def _find_places(text: str) -> dict[tuple[str, str], int]:
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
             section = re.sub("[\"']", "", header[1])
+            places.setdefault((section, ""), number)
             above, _, name = section.rpartition(".")
             places.setdefault((above, name), number)
         elif found := re.match(r"\s*([\"']?)([^\"'=]+?)\1\s*[=.]", line):

@@ -70,6 +70,8 @@ class Settings:
     profiles: tuple[str, ...]
     token_variables: tuple[str, ...] = ()
     """Variables that profiles of the configuration take tokens from."""
+    prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the configuration says of the price of models; see ``settings.prices``."""
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Where each value came from."""
 
@@ -150,6 +152,7 @@ def resolve(
         **{**values, "profile": profile},
         profiles=tuple(profiles),
         token_variables=tuple(p.token_variable for p in profiles.values() if p.token_variable),
+        prices=config.prices,
         sources={name: entry.source for name, entry in settled.items()},
     )
 

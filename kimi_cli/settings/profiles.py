@@ -65,6 +65,8 @@ class Profile:
     """How the host is asked for JSON, one of ``STRUCTURED``, or ``auto``, which learns it."""
     continues: bool = True
     """Whether the host goes on with an answer whose beginning it is sent."""
+    list_prices: bool = False
+    """Whether the host takes what Moonshot's price list says, in dollars."""
     engine: str | None = None
     """The engine that is started in process to answer at this profile's base URL."""
 
@@ -85,6 +87,7 @@ BUILT_IN = (
         "https://api.moonshot.ai/v1",
         MOONSHOT_MODEL,
         vendor_variables=("MOONSHOT_API_KEY",),
+        list_prices=True,
     ),
     Profile(
         "moonshot-cn",

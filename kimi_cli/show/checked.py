@@ -9,7 +9,7 @@ from kimi_cli.answer.asking import Follow, Listener, ask
 from kimi_cli.answer.checking import Check, ask_in_form
 from kimi_cli.answer.judgement import Answer
 from kimi_cli.api.messages import Delta, Ending, Request
-from kimi_cli.show.printing import Look, describe_ending, show
+from kimi_cli.show.printing import Look, dump_figures, show, tell_ending
 from kimi_cli.show.transcript import Transcript
 from kimi_cli.system.terminal import Terminal
 
@@ -33,14 +33,15 @@ def print_checked(
     for listener in listeners:
         listener.note(completion.delta)
         listener.end(completion.ending)
-    terminal.tell(f"{describe_ending(completion.ending)}, {time.monotonic() - began:.1f} s")
+    tell_ending(terminal, look, request, completion.ending, began)
     answer = Answer(
         completion.ending, bool(completion.content.strip()), checked.fit, checked.problem
     )
     if look.silent:
         return answer
     if look.as_json:
-        show(terminal, look, completion.dump(**_dump_judgement(answer)) + "\n")
+        more = dump_figures(look, request, completion.ending) | _dump_judgement(answer)
+        show(terminal, look, completion.dump(**more) + "\n")
     elif checked.fit is not None:
         show(terminal, look, "\n" * look.gap + _end_line(checked.fit.text))
     elif look.allow_invalid:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from kimi_cli.answer.asking import Follow, Listener, ask
 from kimi_cli.answer.judgement import Answer
@@ -19,6 +20,8 @@ from kimi_cli.system.terminal import Terminal
 class Look:
     """How an answer is shown."""
 
+    settings: Settings
+    """What is in force; its prices say what the answer costs."""
     as_json: bool = False
     reasoning: bool = True
     markdown: bool = False
@@ -50,6 +53,7 @@ class Look:
 
             require_renderer()
         return cls(
+            settings=settings,
             as_json=as_json,
             reasoning=settings.reasoning == "show",
             markdown=settings.markdown,
@@ -63,12 +67,13 @@ def print_answer(
 ) -> Answer:
     """Ask by *follow*, and print the answer as it comes.
 
-    *listeners* are handed each piece of it first. Raises what *follow* raises, OutputClosed and OutputFailed.
+    *listeners* are handed each piece of it first. Raises what *follow* raises, OutputClosed and
+    OutputFailed.
     """
     began = time.monotonic()
     print_it = _print_json if look.as_json else _print_text
     answer = print_it(follow, request, terminal, look, *listeners)
-    terminal.tell(f"{describe_ending(answer.ending)}, {time.monotonic() - began:.1f} s")
+    tell_ending(terminal, look, request, answer.ending, began)
     return answer
 
 
@@ -100,7 +105,7 @@ def _print_json(
     follow: Follow, request: Request, terminal: Terminal, look: Look, *listeners: Listener
 ) -> Answer:
     completion = ask(follow, request, *listeners)
-    show(terminal, look, completion.dump() + "\n")
+    show(terminal, look, completion.dump(**dump_figures(look, request, completion.ending)) + "\n")
     return Answer(completion.ending, bool(completion.content.strip()))
 
 
@@ -110,8 +115,20 @@ def show(terminal: Terminal, look: Look, text: str) -> None:
         sheet.show(text)
 
 
-def describe_ending(ending: Ending) -> str:
-    """Return what ``--verbose`` tells of an answer."""
-    usage = ending.usage or {}
-    tokens = f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens"
-    return f"answer {ending.id} by {ending.model}, finish_reason {ending.finish_reason}, {tokens}"
+def dump_figures(look: Look, request: Request, ending: Ending) -> dict[str, Any]:
+    """Return what ``--json`` says of what an answer took."""
+    from kimi_cli.show import figures  # noqa: PLC0415 - a plain answer is shown without them
+
+    return figures.dump_figures(ending, request.model, look.settings)
+
+
+def tell_ending(
+    terminal: Terminal, look: Look, request: Request, ending: Ending, began: float
+) -> None:
+    """Write what ``--verbose`` tells of an answer that was asked for at *began* (monotonic)."""
+    if not terminal.verbose:
+        return
+    from kimi_cli.show import figures  # noqa: PLC0415 - a plain answer is shown without them
+
+    shown = figures.describe_figures(ending, request.model, look.settings)
+    terminal.tell(f"{shown}, {time.monotonic() - began:.1f} s")
