@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 _NAMED = 6
 """How many models of a host an error names."""
+_NEAR = 3
+"""How many of them that look like the one that was asked."""
 
 
 def load_settings(
@@ -139,29 +140,46 @@ def _make_client(
         limits=limits,
         policy=RetryPolicy(retries=settings.retries),
         notify=lambda retry: terminal.warn(_describe_retry(retry)),
-        advise=cache(lambda client, model: _advise_on_default(settings, client, model)),
+        advise=cache(lambda client, model: _advise_on_model(settings, client, model)),
     )
 
 
-def _advise_on_default(settings: Settings, client: Client, model: str) -> str | None:
-    """Say how another model is chosen where *model* is the built-in default, and which there are.
+def _advise_on_model(settings: Settings, client: Client, model: str) -> str | None:
+    """Say which models come near to one that there is not; of a built-in default, how to choose.
 
-    A profile's own host is asked for its list; of another only the command is named.
+    A host that only a base URL names is not asked for its list of a default that it never had.
     """
-    from kimi_cli.api.catalogue import DOCUMENTED  # noqa: PLC0415 - for this failure only
-
     if model != settings.model or not settings.is_built_in("model"):
-        return None
+        near = _find_near(model, _list_models(settings, client))
+        return f"the nearest are {', '.join(near)}" if near else None
     advice = (
         f"{model} is the built-in default: choose another with -m, KIMI_MODEL, or model in "
         "config.toml"
     )
-    models = list(DOCUMENTED) if settings.is_documented else []
-    if settings.at_home and not settings.is_documented:
-        with contextlib.suppress(KimiError):
-            models = client.list_models()
-    names = [known.id for known in models if known.id != model][:_NAMED]
+    known = _list_models(settings, client) if settings.at_home else []
+    names = [name for name in known if name != model][:_NAMED]
     return f"{advice}; there are {', '.join(names)}" if names else advice
+
+
+def _find_near(model: str, known: list[str]) -> list[str]:
+    """Return the ids that look most like *model*, whatever folder and case they are written in."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for this failure only
+
+    bare = {name.rpartition("/")[2].lower(): name for name in known if name != model}
+    near = get_close_matches(model.rpartition("/")[2].lower(), bare, n=_NEAR, cutoff=0.5)
+    return [bare[name] for name in near]
+
+
+def _list_models(settings: Settings, client: Client) -> list[str]:
+    """Return the ids that ``kimi models`` lists; none where the host does not tell soon."""
+    from kimi_cli.api.catalogue import DOCUMENTED  # noqa: PLC0415 - for this failure only
+
+    if settings.is_documented:
+        return [model.id for model in DOCUMENTED]
+    try:
+        return [model.id for model in client.hurry().list_models()]
+    except KimiError:
+        return []
 
 
 def wants_token(settings: Settings, token_file: str | None) -> bool:

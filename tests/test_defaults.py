@@ -74,13 +74,14 @@ def test_a_refused_default_names_the_hosts_models(
 def test_a_model_that_was_chosen_is_no_default(
     kimi: Kimi, server: ReplayServer, home: Path, options: tuple[str, ...], how: dict[str, Any]
 ) -> None:
-    """Who named it knows how; the host is not asked for its list."""
+    """Who named it knows how; the ids that look like it are named, if there are any."""
     configure(home, f'[profiles.moonshot]\nbase_url = "{server.url}"\nauth = "none"\n')
     server.answer(answer)
     result = kimi("ask", "--profile", "moonshot", *options, "hi", **how)
     assert result.status == 69
     assert "built-in" not in result.error
-    assert len(server.requests) == 1
+    assert result.error.endswith("; the nearest are kimi-k9, kimi-k9-highspeed\n")
+    assert [request.method for request in server.requests] == ["POST", "GET"]
 
 
 def test_at_another_base_url_the_command_is_named(ask: Kimi, server: ReplayServer) -> None:

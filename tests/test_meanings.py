@@ -124,6 +124,9 @@ UNKNOWN = [
     "models/gemini-9 is not found for API version v1main",
     "The requested model 'x' could not be found",
     "Unknown model: x",
+    "The model `mixtral-8x7b-32768` has been decommissioned and is no longer supported.",
+    "The model `kimi-k2.5` has been deprecated, learn more here",
+    "model kimi-k2.5 is no longer available",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from kimi_cli.api.messages import Completion, Delta, Ending, Request, join_deltas
+from kimi_cli.errors import KimiError
 
 if TYPE_CHECKING:
     from kimi_cli.api.client import Client
@@ -52,8 +53,18 @@ class Collector:
 def follow(client: Client, request: Request, *listeners: Listener) -> Ending:
     """Ask, and hand each piece of the answer to every listener in turn; nothing is kept.
 
-    Raises what the client and the listeners raise.
+    Raises what the client and the listeners raise; what a model that there is not can be
+    replaced by is said.
     """
+    try:
+        return follow_plainly(client, request, *listeners)
+    except KimiError as error:
+        client.explain(error, request.model)
+        raise
+
+
+def follow_plainly(client: Client, request: Request, *listeners: Listener) -> Ending:
+    """Ask as ``follow`` does; an error is only what the host said."""
     if request.stream:
         with client.stream(request) as stream:
             for delta in stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
@@ -44,6 +45,8 @@ _T = TypeVar("_T")
 
 _ENDPOINT = "/chat/completions"
 _EVENT_LIMIT = 64 * 2**20
+_SOON = 5.0
+"""Seconds for what may as well be left out."""
 _GRACE = 5.0
 """Seconds to wait for usage and ``[DONE]`` once a finish_reason has ended the answer."""
 
@@ -201,8 +204,7 @@ class Client:
 
         Raises Refused, Unreachable, TimedOut, StreamTruncated or NotTheApi.
         """
-        with self._explaining(request.model):
-            return self._persist(lambda deadline: self._complete_once(request, deadline))
+        return self._persist(lambda deadline: self._complete_once(request, deadline))
 
     @contextmanager
     def stream(self, request: Request) -> Iterator[Stream]:
@@ -212,11 +214,7 @@ class Client:
         back, nor bought twice.
         """
         with ExitStack() as stack:
-            with self._explaining(request.model):
-                stream = self._persist(
-                    lambda deadline: self._start_stream(stack, request, deadline)
-                )
-            yield stream
+            yield self._persist(lambda deadline: self._start_stream(stack, request, deadline))
 
     def list_models(self) -> list[Model]:
         """Ask the host's models endpoint; raises as ``complete`` does."""
@@ -240,13 +238,13 @@ class Client:
         if error.refusal.names_model and (advice := self._advise(self, model)):
             error.args = (f"{error}; {advice}",)
 
-    @contextmanager
-    def _explaining(self, model: str) -> Iterator[None]:
-        try:
-            yield
-        except KimiError as error:
-            self.explain(error, model)
-            raise
+    def hurry(self) -> Client:
+        """Return a client for what is only good to know: it waits little, and tries once."""
+        client = copy(self)
+        connect, idle = min(self._limits.connect, _SOON), min(self._limits.idle, _SOON)
+        client._limits = replace(self._limits, connect=connect, idle=idle)
+        client._policy = replace(self._policy, retries=0)
+        return client
 
     def probe(self, *, has_models: bool) -> None:
         """Find out, at no cost, whether the token is taken; raises as ``complete`` does.

@@ -83,6 +83,7 @@ EXACT = {
     "model_not_found": Verdict.NOT_SERVED,
     "model_not_exist": Verdict.NOT_SERVED,
     "model_not_supported": Verdict.NOT_SERVED,
+    "model_decommissioned": Verdict.NOT_SERVED,
     "invalid_model": Verdict.NOT_SERVED,
     "DeploymentNotFound": Verdict.NOT_SERVED,
     "resource_not_found_error": Verdict.NOT_SERVED,
@@ -169,7 +170,9 @@ _UNKNOWN_MODEL = (
     r"|\bnot a valid model\b|\bno model (?:named|called)\b|模型不存在"
     r"|\bmodels?[ :/]{0,3}[`'\"]?[\w./:@+-]{0,100}[`'\"]?,? {0,2}"
     r"(?:(?:is|was|could) )?(?:does not exist|doesn't exist|not exist|not (?:be )?found|"
-    r"not (?:available|served|deployed|supported)\b(?! (?:for|with|in|when)))"
+    r"not (?:available|served|deployed|supported)\b(?! (?:for|with|in|when))|"
+    r"(?:(?:is|has been) )?(?:retired|decommissioned|discontinued|deprecated|shut down)\b|"
+    r"(?:is )?no longer (?:available|served|supported)\b(?! (?:for|with|in|when)))"
 )
 _BAD_TOKEN = r"\A.{0,120}\bapi key not valid"
 _UNSUPPORTED = (
@@ -188,7 +191,10 @@ _ADVICE = {
     Verdict.NOT_SERVED: "check --model and --base-url; 'kimi models' lists what there is",
     Verdict.NOT_THE_API: "check --base-url",
 }
-_OF_MODEL = ("model_not_found", "model_not_exist", "model_not_supported", "invalid_model")
+_OF_MODEL = (
+    *("model_not_found", "model_not_exist", "model_not_supported", "model_decommissioned"),
+    "invalid_model",
+)
 _FILTERED = ("content_filter", "content_policy_violation", "forbidden")
 
 

@@ -99,6 +99,7 @@ class AnswerOptions:
     reasoning: str | None
     markdown: bool | None
     extend: int | None
+    fallback: tuple[str, ...]
     allow_incomplete: bool
 
 
@@ -308,6 +309,14 @@ answer_options = bundle(
         type=click.IntRange(0),
         metavar="N",
         help="Go on up to N times with an answer that a limit of length cut short.",
+    ),
+    click.option(
+        "--fallback",
+        type=Utf8(),
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete_models,
+        help="Ask this model where the one before is not to be had; repeatable.",
     ),
     click.option(
         "--allow-incomplete",

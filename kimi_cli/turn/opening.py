@@ -19,6 +19,7 @@ from kimi_cli.turn.forms import plan_check
 from kimi_cli.turn.terms import Terms
 
 if TYPE_CHECKING:
+    from kimi_cli.answer.fallback import Fallbacks
     from kimi_cli.conversation.archive import Archive, ConversationFile
     from kimi_cli.conversation.dialogue import Dialogue
     from kimi_cli.conversation.record import Conversation, Manner
@@ -93,6 +94,7 @@ def open_turn(
             parameters=parameters,
             system=options.request.system,
             stream=not options.answer.no_stream,
+            fallbacks=_make_fallbacks(terminal, options.answer.fallback),
             extend=extend,
             prefix=prefix,
             check=plan_check(
@@ -106,6 +108,15 @@ def open_turn(
         recalled=recalled,
         saves=_is_saved(terminal, settings, options.conversation),
     )
+
+
+def _make_fallbacks(terminal: Terminal, models: tuple[str, ...]) -> Fallbacks | None:
+    """Return who stands in for a model that is not to be had; None where nobody does."""
+    if not models:
+        return None
+    from kimi_cli.answer.fallback import Fallbacks  # noqa: PLC0415 - for them only
+
+    return Fallbacks(models=models, warn=terminal.warn)
 
 
 def _check_extension(option: str, settings: Settings, parameters: Mapping[str, Any]) -> None:

@@ -75,9 +75,7 @@ class Turn:
 
     def _choose_follow(self, client: Client, terminal: Terminal) -> Follow:
         """Return how the answer is asked for."""
-        from kimi_cli.answer import asking  # noqa: PLC0415 - not for --dry-run
-
-        follow: Follow = partial(asking.follow, client)
+        follow = self._choose_asker(client)
         if not (self.terms.extend or self.terms.prefix):
             return follow
         from kimi_cli.answer.extending import Extension, extend  # noqa: PLC0415 - for them only
@@ -89,6 +87,16 @@ class Turn:
             tell=terminal.tell,
         )
         return extend(follow, extension)
+
+    def _choose_asker(self, client: Client) -> Follow:
+        """Return how one request is put to the host."""
+        if self.terms.fallbacks is not None:
+            from kimi_cli.answer.fallback import fall_back  # noqa: PLC0415 - for them only
+
+            return fall_back(client, self.terms.fallbacks)
+        from kimi_cli.answer.asking import follow  # noqa: PLC0415 - not for --dry-run
+
+        return partial(follow, client)
 
 
 def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) -> Turn:
@@ -115,7 +123,7 @@ def _compose_messages(prompt: Prompt, terms: Terms, dialogue: Dialogue | None) -
             prompt,
             terms.settings.model,
             system=terms.system,
-            keeps_reasoning=terms.keeps_reasoning,
+            keeps_reasoning=terms.sends_reasoning,
         )
     before = [] if terms.system is None else [Message("system", terms.system)]
     return [*before, Message("user", prompt.to_content())]

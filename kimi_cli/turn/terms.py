@@ -11,6 +11,7 @@ from kimi_cli.settings.precedence import Rank, Settings, Source, settle_model
 
 if TYPE_CHECKING:
     from kimi_cli.answer.checking import Check
+    from kimi_cli.answer.fallback import Fallbacks
     from kimi_cli.conversation.record import Manner
 
 
@@ -26,6 +27,8 @@ class Terms:
     stream: bool = True
     check: Check | None = None
     """What an answer must be; None where any will do."""
+    fallbacks: Fallbacks | None = None
+    """Who is asked where the model is not to be had."""
     extend: int = 0
     """How often an answer is gone on with that was cut short."""
     prefix: str = ""
@@ -44,10 +47,11 @@ class Terms:
 
     @property
     def sends_reasoning(self) -> bool:
-        """Whether what the model reasoned is sent back to it."""
+        """Whether what was reasoned is sent back, to any of those who may be asked."""
         from kimi_cli.api.catalogue import wants_reasoning  # noqa: PLC0415 - few questions need it
 
-        return self.keeps_reasoning or wants_reasoning(self.model)
+        others = self.fallbacks.models if self.fallbacks else ()
+        return self.keeps_reasoning or any(map(wants_reasoning, (self.model, *others)))
 
     def name_model(self, model: str) -> Terms:
         """Return terms on which *model* is asked, as a person wants now."""
