@@ -49,7 +49,8 @@ def weigh(error: KimiError | None, *, attempts: int = 0, failed: bool = False, *
     [
         (None, {}, Fate.ANSWERED, Sign.WORKS),
         (None, {"next_body": b"{}"}, Fate.ASK_AGAIN, Sign.WORKS),
-        (None, {"next_body": b"{}", "is_stopping": True}, Fate.ANSWERED, Sign.WORKS),
+        (None, {"next_body": b"{}", "is_stopping": True}, Fate.ASK_AGAIN, Sign.WORKS),
+        (refuse(400), {"next_body": b"{}", "has_answers": False}, Fate.ASK_AGAIN, Sign.WORKS),
         (refuse(400), {}, Fate.FAILED, Sign.WORKS),
         (refuse(400), {"has_answers": False}, Fate.SUSPECT, Sign.WORKS),
         (refuse(404, "model_not_found"), {"has_answers": False}, Fate.SUSPECT, Sign.WORKS),

@@ -178,7 +178,7 @@ LINES, METHODS, ATTRIBUTES = 60, 15, 12
 LARGE: dict[str, tuple[int, int, str]] = {
     "batch.gauges.Limit": (9, 13, "its value, its bound and its trial, one fact each"),
     "batch.ramp.Ramp": (9, 13, "what was measured, and what was concluded from it"),
-    "batch.tally.Tally": (14, 29, "a table of figures, one field for each that is told"),
+    "batch.tally.Tally": (15, 31, "a table of figures, one field for each that is told"),
     "settings.profiles.Profile": (0, 18, "a table: one field for each thing known of a host"),
     "settings.precedence.Settings": (10, 15, "a table: one field for each setting"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 from kimi_cli.answer.forms import Fit, Form, Misfit
 from kimi_cli.answer.ways import Ways, make_format, make_instruction
 from kimi_cli.api.messages import Completion, Message, Request
-from kimi_cli.api.refusals import Refused, Verdict
+from kimi_cli.api.refusals import Refused
 
 JSON = dict[str, Any]
 
@@ -49,7 +49,9 @@ def ask_in_form(ask: Callable[[Request], Completion], request: Request, check: C
             return Checked(completion, check.form.read(completion.content))
         except Misfit as misfit:
             problem = str(misfit)
-        asked = replace(request, messages=(*request.messages, *complain(completion, problem)))
+        asked = replace(
+            request, messages=(*request.messages, *complain(completion.content, problem))
+        )
     return Checked(completion, problem=problem)
 
 
@@ -57,17 +59,18 @@ def _ask_in_some_way(
     ask: Callable[[Request], Completion], request: Request, check: Check
 ) -> Completion:
     """Ask in the strictest way that the host takes; the first refusal tells most."""
-    first: Refused | None = None
-    while True:
-        way = check.ways.choose(check.form)
+    refused: dict[str, Refused] = {}
+    while (way := check.ways.choose(check.form, refused)) is not None:
         try:
-            return ask(shape_request(request, check.form, way))
+            completion = ask(shape_request(request, check.form, way))
         except Refused as error:
-            if error.refusal.verdict is not Verdict.REQUEST_REFUSED:
+            if not check.ways.may_mean(error, way):
                 raise
-            first = first or error
-            if not check.ways.give_up(way, check.form, str(error)):
-                raise first from None
+            refused[way] = error
+        else:
+            check.ways.prove(way, refused)
+            return completion
+    raise next(iter(refused.values()))
 
 
 def shape_request(request: Request, form: Form, way: str) -> Request:
@@ -77,16 +80,21 @@ def shape_request(request: Request, form: Form, way: str) -> Request:
         parameters.setdefault("response_format", wanted)
     if (instruction := make_instruction(form, way)) is not None:
         before = next((m for m in messages if m.role == "system"), None)
-        said = f"{before.text}\n\n{instruction}" if before and before.text else instruction
+        said = add_instruction(before.text if before else "", instruction)
         rest = tuple(m for m in messages if m is not before)
         messages = (Message("system", said), *rest)
     return replace(request, messages=messages, parameters=parameters)
 
 
-def complain(completion: Completion, problem: str) -> tuple[Message, Message]:
-    """Return the messages that ask again: the answer, and what is wrong with it."""
+def add_instruction(said: str, instruction: str) -> str:
+    """Return a system prompt that says what was *said* before, and the *instruction*."""
+    return f"{said}\n\n{instruction}" if said else instruction
+
+
+def complain(content: str, problem: str) -> tuple[Message, Message]:
+    """Return the messages that ask again: the answer's *content*, and what is wrong with it."""
     words = f"That does not fit: {problem}. Answer again, with nothing but what was asked for."
-    return Message("assistant", completion.content), Message("user", words)
+    return Message("assistant", content), Message("user", words)
 
 
 def add_usage(usage: JSON | None, more: JSON | None) -> JSON | None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kimi_cli.answer.jsontext import read_json
+from kimi_cli.answer.jsontext import compact_json, read_json
+from kimi_cli.api import codec
 from kimi_cli.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
@@ -30,10 +31,24 @@ class Misfit(ValueError):
 
 @dataclass(frozen=True)
 class Fit:
-    """An answer in its form: the text that is printed, and the value for programs."""
+    """An answer in its form: the value for programs, and what the model wrote for it."""
 
-    text: str
     value: Any
+    written: str
+    is_json: bool = False
+
+    @property
+    def text(self) -> str:
+        """What is printed: JSON on one compact line, digit for digit; all else as it stands."""
+        return compact_json(self.written) if self.is_json else self.written
+
+    @property
+    def json(self) -> str:
+        """The value as JSON on one line, digit for digit."""
+        if not self.is_json:
+            return codec.dumps(self.value)
+        # In JSON a line end stands between values only, never inside one.
+        return self.written.replace("\n", " ").replace("\r", " ")
 
 
 class Form(Protocol):
@@ -66,10 +81,10 @@ class JsonForm:
     def read(self, text: str) -> Fit:
         """Parse *text*, in which one fenced block is allowed around it; raises Misfit."""
         try:
-            value, line = read_json(text)
+            value, written = read_json(text)
         except ValueError as error:
             raise Misfit(f"it is not JSON: {error}") from error
-        return Fit(line, value)
+        return Fit(value, written, is_json=True)
 
 
 @dataclass(frozen=True)
@@ -83,20 +98,17 @@ class SchemaForm:
     @property
     def instruction(self) -> str | None:
         """The schema, for hosts that have no field for it."""
-        from kimi_cli.api import codec  # noqa: PLC0415 - for hosts without a field only
-
-        return "Answer with nothing but JSON that fits this JSON Schema: " + codec.dumps(
-            self.schema
-        )
+        written = codec.dumps(self.schema)
+        return f"Answer with nothing but JSON that fits this JSON Schema: {written}"
 
     def read(self, text: str) -> Fit:
         """Parse *text* and check it, ``format`` included; raises Misfit."""
         fit = JsonForm().read(text)
-        error = next(iter(self.validator.iter_errors(fit.value)), None)
-        if error is not None:
-            place = "".join(f"/{step}" for step in error.instance_path)
-            raise Misfit(f"at {place or 'the top'}: {' '.join(error.message.split())[:_SHOWN]}")
-        return fit
+        if self.validator.is_valid(fit.value):
+            return fit
+        error = next(iter(self.validator.iter_errors(fit.value)))
+        place = "".join(f"/{step}" for step in error.instance_path)
+        raise Misfit(f"at {place or 'the top'}: {' '.join(error.message.split())[:_SHOWN]}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from kimi_cli.api import codec
 
+_LONG_NUMBER = r"[0-9]{19}"
 _FENCED = re.compile(r"\A```[^\n`]*\n(.*?)\n?```\Z", re.DOTALL)
 
 
@@ -23,14 +24,19 @@ def unwrap(text: str) -> str:
 
 
 def read_json(text: str) -> tuple[Any, str]:
-    """Return the value of *text*, and the same on one compact line, digit for digit.
+    """Return the value of *text*, and the JSON that it was written as.
 
     One fenced block around it is allowed. Raises ValueError for what is not JSON.
     """
     bare = unwrap(text)
-    value = codec.loads_exactly(bare)
-    written = json.loads(bare, parse_float=Numeral, parse_int=Numeral)
-    return value, write_compactly(written)
+    # orjson makes a float of a whole number beyond 64 bits.
+    loads = codec.loads_exactly if re.search(_LONG_NUMBER, bare) else codec.loads
+    return loads(bare), bare
+
+
+def compact_json(text: str) -> str:
+    """Return JSON on one compact line, digit for digit; raises ValueError for what is none."""
+    return write_compactly(json.loads(text, parse_float=Numeral, parse_int=Numeral))
 
 
 def write_compactly(value: Any) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kimi_cli.answer.forms import Form
+from kimi_cli.api.refusals import Refused, Verdict
 from kimi_cli.settings.profiles import STRUCTURED
 
 JSON = dict[str, Any]
@@ -15,35 +17,54 @@ WAYS = STRUCTURED
 AUTO = "auto"
 
 
+_OF_THE_REQUEST = (400, 422, 500, 501)
+"""HTTP statuses of a refusal that may mean the way in which a form is asked for."""
+
+
 @dataclass
 class Ways:
     """The way that is in force for one host, and those that are left when it says no.
 
     One object serves a whole run, and its threads: what one request learns is known to the next.
+    A refusal may be the question's own fault, so it tells nothing until the same question is
+    answered when it is asked in another way.
     """
 
     structured: str = AUTO
     notify: Callable[[str], None] = lambda message: None
     _refused: set[str] = field(default_factory=set)
+    _taken: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def choose(self, form: Form) -> str:
-        """Return the way to ask for an answer of that *form*."""
-        if self.structured != AUTO:
-            return self.structured
-        return next(way for way in _list_ways(form) if way not in self._refused)
+    def choose(self, form: Form, refused: Collection[str] = ()) -> str | None:
+        """Return the strictest way for an answer of that *form* that may be taken.
 
-    def give_up(self, way: str, form: Form, reason: str) -> bool:
-        """Note that the host refused a request that was asked in that *way*.
-
-        Returns whether another is left, which the next request takes.
+        None where the question was *refused* in all of them.
         """
-        left = [other for other in _list_ways(form) if other not in {*self._refused, way}]
-        if self.structured != AUTO or not left:
-            return False
-        if way not in self._refused:
-            self._refused.add(way)
-            self.notify(f"the host does not take {way} ({reason}); asking with {left[0]}")
-        return True
+        ways = _list_ways(form) if self.structured == AUTO else (self.structured,)
+        return next((way for way in ways if way not in {*refused, *self._refused}), None)
+
+    def may_mean(self, error: Refused, way: str) -> bool:
+        """Tell whether *error* may say that the host does not take that *way*."""
+        refusal = error.refusal
+        is_of_request = (
+            refusal.verdict is Verdict.REQUEST_REFUSED and refusal.http_status in _OF_THE_REQUEST
+        )
+        return is_of_request and self.structured == AUTO and way not in self._taken
+
+    def prove(self, way: str, refused: Mapping[str, object]) -> None:
+        """Note that a question was answered in that *way*, which was *refused* in others.
+
+        The values of *refused* say why.
+        """
+        if way in self._taken and not refused:
+            return
+        with self._lock:
+            self._taken.add(way)
+            new = [name for name in refused if name not in {*self._refused, *self._taken}]
+            self._refused.update(new)
+        for name in new:
+            self.notify(f"the host does not take {name} ({refused[name]}); asking with {way}")
 
 
 def _list_ways(form: Form) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 
 from kimi_cli.batch.backlog import Backlog
 from kimi_cli.batch.brake import Brake
@@ -29,14 +29,19 @@ class Admission:
         plan: Plan,
         tally: Tally,
         brake: Brake,
+        prepare: Callable[[Job], None],
         under_way: tuple[Crew, Backlog, Sized],
     ) -> None:
-        """Take from *intake*; those that are *under_way* count, as do those in *tally*."""
+        """Take from *intake*; those that are *under_way* count, as do those in *tally*.
+
+        *prepare* says of each row how its answer is to be.
+        """
         self._intake = intake
         self._sink = sink
         self._plan = plan
         self._tally = tally
         self._brake = brake
+        self._prepare = prepare
         self._crew, self._backlog, self._held = under_way
         self.budget = Budget(plan.max_tokens)
 
@@ -63,6 +68,7 @@ class Admission:
                 bad.append(blame(record))
             else:
                 job = Job(record, record.payload, self.budget.estimate(record))
+                self._prepare(job)
         if bad:
             self._sink.write(bad)
         return job

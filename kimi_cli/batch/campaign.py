@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kimi_cli.batch.done import Done, Mark, Stale
+from kimi_cli.batch.done import INVALID, Done, Mark, Stale
 from kimi_cli.batch.earlier import read_done
 from kimi_cli.batch.ledger import Ledger, find_lines, read_output
 from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
@@ -146,7 +146,8 @@ class Campaign:
         if ledger.done and (held := _find_format(self.output)) not in (self.format, None):
             notify(f"{self.output} has lines of --format {held}; they stay as they are")
         if unwanted := self._find_unwanted(ledger.done):
-            _reopen(ledger, lambda mark: any(test(mark) for test in unwanted), stale)
+            keeps = frozenset() if self.rules.allow_duplicates else frozenset((INVALID,))
+            _reopen(ledger, lambda mark: any(test(mark) for test in unwanted), stale, keeps)
         return ledger, stale
 
     def _find_unwanted(self, done: Done) -> list[Callable[[Mark], bool]]:
@@ -162,7 +163,7 @@ class Campaign:
         if self.source.is_lasting and (done.failed or (redo and done)):
             changes = find_changes(self.read_all(), done, self.rules)
         if self.retry_failed != "none" and done.failed:
-            classes = None if self.retry_failed == "all" else frozenset(("transient",))
+            classes = None if self.retry_failed == "all" else frozenset((self.retry_failed,))
             tests.append(lambda mark: _is_retried(mark, changes, classes))
         if changes:
             tests.append(lambda mark: _is_replaced(mark, changes, redo=redo))
@@ -238,11 +239,16 @@ def _is_replaced(mark: Mark, changes: Changes, *, redo: bool) -> bool:
     return (redo or failed) and changes.replace(mark.name, mark.key, failed=failed)
 
 
-def _reopen(ledger: Ledger, is_asked: Callable[[Mark], bool], stale: Stale) -> None:
-    """Let the rows of lines be asked again: errors go at once, answers become *stale*."""
+def _reopen(
+    ledger: Ledger, is_asked: Callable[[Mark], bool], stale: Stale, keeps: frozenset[str]
+) -> None:
+    """Let the rows of lines be asked again: errors go at once, answers become *stale*.
+
+    So do errors of the classes *keeps*, which have a text that was paid for.
+    """
 
     def is_dropped(mark: Mark) -> bool:
-        if mark.failed is None or not is_asked(mark):
+        if mark.failed is None or mark.failed in keeps or not is_asked(mark):
             return False
         stale.note(mark.name, mark.replaces)
         return True

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import BinaryIO
 
+INVALID = "invalid"
+"""The class of an error whose row was answered, and not in the form that was asked for."""
 _TEXT = rb'"(?:[^"\\]|\\.)*'
 _KEYS = rb'\["[0-9a-f]{32}"(?:,"[0-9a-f]{32}")*\]'
 _HEAD = (  # compiled with the first line, not for a run that has none
@@ -107,6 +109,8 @@ class Done:
         """Ids that a hosted batch has answered: its lines have no keys."""
         self.failed, self.transient, self.incomplete = Flaws(), Flaws(), Flaws()
         """Lines that hold an error, one that may pass, or an answer that ended early."""
+        self.invalid = Flaws()
+        """Lines that hold an error and an answer, which has not the form it had to have."""
         self.succeeded = 0
         """How many lines have a successor: the same row was written again."""
 
@@ -122,6 +126,7 @@ class Done:
         self.failed.merge(other.failed)
         self.transient.merge(other.transient)
         self.incomplete.merge(other.incomplete)
+        self.invalid.merge(other.invalid)
 
     def scan(
         self, file: BinaryIO, is_open: Callable[[Mark], bool] = lambda mark: False
@@ -151,6 +156,8 @@ class Done:
         self.ids.add(hash_id(mark.name))
         if mark.failed == "transient":
             self.transient.add(mark.key, mark.name)
+        if mark.failed == INVALID:
+            self.invalid.add(mark.key, mark.name)
         if mark.failed is not None:
             self.failed.add(mark.key, mark.name)
         elif mark.is_incomplete:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kimi_cli.api import codec
 from kimi_cli.api.channel import Channel
@@ -13,10 +14,31 @@ from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused
 from kimi_cli.api.replies import DOCUMENT_LIMIT, check_status, find_request_id, read_answer
 from kimi_cli.api.retry import is_foreign
+from kimi_cli.batch.done import INVALID
 from kimi_cli.batch.gauges import Ticket
 from kimi_cli.batch.records import BadRecord, Record
 from kimi_cli.batch.results import Result
 from kimi_cli.errors import KimiError
+
+if TYPE_CHECKING:
+    from kimi_cli.answer.forms import Fit
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Asked:
+    """How a row was asked for an answer in a form, and what came of it so far."""
+
+    way: str | None
+    """None for a row that says itself in which form it wants its answer."""
+    allows_any: bool = False
+    """Whether its text will do, too, where it does not fit."""
+    refused: dict[str, KimiError] = field(default_factory=dict)
+    """What the host said to other ways."""
+    reasks: int = 0
+    complaints: list[JSON] = field(default_factory=list)
+    """The messages that ask again: the last answer, and what is wrong with it."""
+    usage: JSON | None = None
+    """The sum of what its answers cost."""
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -37,6 +59,8 @@ class Job:
     ticket: Ticket | None = None
     channel: Channel | None = None
     began: float = 0.0
+    asked: Asked | None = None
+    """None where any answer will do."""
 
     def change(self, body: bytes) -> None:
         """Ask something else for the same row: its answer is to be bought anew."""
@@ -61,7 +85,12 @@ class Outcome:
     lack: str | None = None
     error: KimiError | None = None
     next_body: bytes | None = None
-    """What is to be asked instead, where the answer is whole but not what was wanted."""
+    """What is to be asked instead: the answer is whole but not what was wanted, or the host takes
+    the same question only in another way."""
+    fits: tuple[Fit, ...] = ()
+    """What each choice of an answer is that had to have a form, and has it."""
+    problem: str | None = None
+    """Why it has it not."""
 
     @property
     def retry_after(self) -> float | None:
@@ -78,12 +107,13 @@ class Outcome:
 
 
 def attempt(job: Job, channel: Channel, inspect: Callable[[Outcome], None]) -> Outcome:
-    """Send *job* once; *inspect* may see in an answer that another is wanted."""
+    """Send *job* once; *inspect* may see in what comes that something else is to be asked."""
     try:
-        outcome = _exchange(job, channel)
+        try:
+            outcome = _exchange(job, channel)
+        except KimiError as error:
+            outcome = Outcome(job, time.monotonic(), error=error)
         inspect(outcome)
-    except KimiError as error:
-        return Outcome(job, time.monotonic(), error=error)
     except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
         return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
     outcome.at = time.monotonic()
@@ -105,14 +135,21 @@ def _exchange(job: Job, channel: Channel) -> Outcome:
 
 
 def complete(outcome: Outcome) -> Result:
-    """Make the result of a row that was answered."""
-    job = outcome.job
+    """Make the result of a row that was answered; usage is that of all its answers."""
+    job, document, error = outcome.job, outcome.document, None
+    if document is not None and job.asked is not None and job.asked.reasks:
+        document = {**document, "usage": job.asked.usage}
+    if outcome.problem is not None:
+        error = {"code": "invalid_answer", "message": outcome.problem, "class": INVALID}
     return Result(
         job.record,
         outcome.status,
         outcome.request_id,
-        outcome.document,
+        document,
+        error,
         lack=outcome.lack,
+        fits=outcome.fits,
+        is_allowed=job.asked is not None and job.asked.allows_any,
         attempts=job.attempts + 1,
         milliseconds=max(0, int(1000 * (outcome.at - job.began))),
     )

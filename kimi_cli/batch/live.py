@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kimi_cli.api.client import Client
 from kimi_cli.api.text import quantify
@@ -16,6 +17,9 @@ from kimi_cli.batch.sinks import Sink
 from kimi_cli.batch.tally import Tally
 from kimi_cli.settings.precedence import Settings
 from kimi_cli.settings.profiles import Profile
+
+if TYPE_CHECKING:
+    from kimi_cli.batch.inspection import Inspector
 
 _SPARE_DESCRIPTORS = 64
 
@@ -65,9 +69,19 @@ def _raise_descriptor_limit(connections: int) -> int:
     return connections
 
 
-def prepare_launch(client: Client, front: Front, *, pace: Pace, plan: Plan, tally: Tally) -> Launch:
-    """Return what makes the live run of records."""
+def prepare_launch(
+    client: Client,
+    front: Front,
+    *,
+    pace: Pace,
+    plan: Plan,
+    tally: Tally,
+    inspector: Inspector | None = None,
+) -> Launch:
+    """Return what makes the live run of records, whose answers an *inspector* may look at."""
     means = Means(client.open_channel, front)
+    if inspector is not None:
+        means = replace(means, prepare=inspector.prepare, inspect=inspector.inspect)
 
     def launch(
         records: Iterator[Record | BadRecord], sink: Sink, tell_read: Callable[[], int]

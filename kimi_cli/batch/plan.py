@@ -24,3 +24,4 @@ class Plan:
     max_error_share: float | None = None
     max_tokens: int | None = None
     deadline: float | None = None
+    allow_invalid: bool = False

@@ -79,6 +79,8 @@ class Shape:
     id_field: str | None = None
     is_table: bool = False
     """Whether rows have cells of text, whatever is meant by them."""
+    form: str | None = None
+    """What is asked of the form of each answer, beside what the row asks."""
 
 
 def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadRecord]:
@@ -104,7 +106,8 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         key = make_key(f"{number}\0{error.code}".encode(), name)
         carried = source if shape.template is not None else _carry(source)
         return BadRecord(number, identifier, error.code, str(error), key, source, carried)
-    key = make_key(payload, name)
+    asks_form = shape.form is not None and "response_format" not in body
+    key = make_key(payload + (shape.form or "").encode() if asks_form else payload, name)
     most, answers = body.get("max_completion_tokens", body.get("max_tokens")), body.get("n")
     if isinstance(most, int) and isinstance(answers, int):
         most *= max(1, answers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kimi_cli.api.fields import FIELDS
 from kimi_cli.api.text import quantify
 from kimi_cli.batch.campaign import Campaign
@@ -13,8 +15,13 @@ _SHOWN = 10
 """How many bad rows are told one by one."""
 
 
-def rehearse(terminal: Terminal, campaign: Campaign) -> None:
-    """Check the whole input, print the first request and the counts; raise what a run would."""
+def rehearse(
+    terminal: Terminal, campaign: Campaign, show: Callable[[bytes], bytes] = lambda body: body
+) -> None:
+    """Check the whole input, print the first request and the counts; raise what a run would.
+
+    *show* says what is sent for what a row asks.
+    """
     good, bad, first = 0, 0, None
     sent: set[str] = set()
     carried: set[str] = set()
@@ -30,7 +37,7 @@ def rehearse(terminal: Terminal, campaign: Campaign) -> None:
         carried |= record.carried.keys()
         sent |= record.row.keys() - record.carried.keys()
     if first is not None:
-        terminal.show(first.payload.decode() + "\n")
+        terminal.show(show(first.payload).decode() + "\n")
     if campaign.shape.template is None:
         _tell_columns(terminal, sent, carried)
     for line in told:

@@ -6,7 +6,8 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from kimi_cli.api import codec
 from kimi_cli.api.messages import find_message
@@ -14,13 +15,19 @@ from kimi_cli.api.parts import gather_text, read_content, read_reasoning
 from kimi_cli.api.text import mend_surrogates
 from kimi_cli.batch.records import JSON, BadRecord, Record
 
+if TYPE_CHECKING:
+    from kimi_cli.answer.forms import Fit
+
 _ANSWER = ["content", "reasoning", "finish_reason", "usage", "error"]
 _EXTENDED_LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\u0085": "\\u0085"})
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Result:
-    """What became of one record: a reply of the API, or an error of ours; never both."""
+    """What became of one record: a reply of the API, or an error.
+
+    Both for a refusal in the API's words, and for an answer that has not the form it had to have.
+    """
 
     record: Record | BadRecord
     status: int | None = None
@@ -33,6 +40,10 @@ class Result:
     milliseconds: int = 0
     replaces: tuple[str, ...] = ()
     """The keys of earlier lines, in the same output, whose place this one takes."""
+    fits: tuple[Fit, ...] = ()
+    """What each choice is, where it had to have a form."""
+    is_allowed: bool = False
+    """Whether its text will do though it has an error, and not the form it had to have."""
 
     @property
     def choices(self) -> list[JSON]:
@@ -55,7 +66,7 @@ class Result:
     @property
     def contents(self) -> list[str | None]:
         """The text of each choice, or of its refusal; None for one that has none."""
-        return [_read_text(_find_message(choice)) for choice in self.choices]
+        return list(map(read_text, self.choices))
 
     @property
     def content(self) -> str | None:
@@ -78,7 +89,9 @@ def _find_message(choice: JSON) -> JSON:
         return {}
 
 
-def _read_text(message: JSON) -> str | None:
+def read_text(choice: JSON) -> str | None:
+    """Return the text of a *choice*, or of its refusal; None for one that has none."""
+    message = _find_message(choice)
     content = message.get("content")
     text = None
     with contextlib.suppress(TypeError):
@@ -116,7 +129,7 @@ def _write_batch(result: Result) -> JSON:
             "body": result.document,
         }
     line["error"] = result.error
-    return _carry_on(line, result.record)
+    return _carry_on(line | _show_values(result), result.record)
 
 
 def _carry_on(line: JSON, record: Record | BadRecord) -> JSON:
@@ -144,7 +157,35 @@ def _show_answer(result: Result) -> JSON:
         "usage": (result.document or {}).get("usage"),
         "error": result.error,
         **several,
+        **_show_values(result),
     }
+
+
+def _show_values(result: Result) -> JSON:
+    """Return what the answer is; where there are several, all of them.
+
+    JSON that a model wrote stands in the line as it stood in the answer, digit for digit: until
+    then something else is in its place.
+    """
+    if not result.fits:
+        return {}
+    places = [f"{_draw_mark()}{number}." for number in range(len(result.fits))]
+    return {"value": places[0]} | ({"values": places} if len(places) > 1 else {})
+
+
+@cache
+def _draw_mark() -> str:
+    """Return what no answer has in it."""
+    import secrets  # noqa: PLC0415 - for answers in a form only
+
+    return secrets.token_hex(16)
+
+
+def _fill_in(line: str, fits: tuple[Fit, ...]) -> str:
+    """Put values into the places that ``_show_values`` has left for them."""
+    for number, fit in enumerate(fits):
+        line = line.replace(f'"{_draw_mark()}{number}."', fit.json)
+    return line
 
 
 def _write_merge(result: Result) -> JSON:
@@ -157,9 +198,10 @@ def _write_merge(result: Result) -> JSON:
 
 
 def _write_text(result: Result) -> Any:
-    if result.error is not None:
+    if result.error is not None and not result.is_allowed:
         return None
-    return result.contents if len(result.choices) > 1 else result.content
+    texts = [fit.text for fit in result.fits] or result.contents
+    return texts if len(result.choices) > 1 else next(iter(texts), None)
 
 
 FORMATS: dict[str, Callable[[Result], Any]] = {
@@ -186,6 +228,6 @@ def name_format(line: bytes) -> str | None:
 
 def encode_results(results: Iterable[Result], format: str) -> bytes:
     """Return one output line a result, line feeds included: UTF-8, safe for naive readers."""
-    lines = (codec.dumps(FORMATS[format](result)) for result in results)
+    lines = (_fill_in(codec.dumps(FORMATS[format](result)), result.fits) for result in results)
     text = "".join(f"{line}\n" for line in lines).translate(_EXTENDED_LINE_ENDS)
     return mend_surrogates(text).encode()

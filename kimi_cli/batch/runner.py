@@ -45,7 +45,9 @@ class Means:
     open_channel: Callable[[], Channel]
     front: Front
     inspect: Callable[[Outcome], None] = lambda outcome: None
-    """Looks at each answer in the thread that brought it, and may want another."""
+    """Looks at what comes in the thread that brought it, and may want something else asked."""
+    prepare: Callable[[Job], None] = lambda job: None
+    """Says of each fresh row how its answer is to be."""
 
 
 class Runner:
@@ -85,6 +87,7 @@ class Runner:
             plan=plan,
             tally=tally,
             brake=self._brake,
+            prepare=means.prepare,
             under_way=(self._crew, self._backlog, self._settlement.suspects),
         )
 
@@ -199,12 +202,12 @@ class Runner:
         context = Context(
             policy=self._plan.policy,
             max_wait=self._plan.max_wait,
-            has_answers=self.tally.answered > 0,
+            has_answers=self.tally.answered + self.tally.invalid > 0,
             is_down=self._breaker.opened is not None,
             is_stopping=self._brake.is_pulled,
         )
         verdict = judge(outcome, context)
-        if outcome.error is not None:
+        if outcome.error is not None and outcome.next_body is None:
             self.tally.trouble = str(outcome.error)
             self.tally.unknown += is_of_unknown_outcome(outcome.error)
         before = self.tally.tokens
@@ -257,6 +260,7 @@ class Runner:
         if plan.deadline is not None and self._patience.elapsed > plan.deadline:
             self.stop("--deadline", ExitStatus.TEMPORARY, drain=plan.timeout)
         errors = tally.failed + tally.deferred + len(self._settlement.suspects)
+        errors -= tally.invalid if plan.allow_invalid else 0
         rows = tally.finished + tally.deferred
         share = plan.max_error_share
         if (plan.max_errors is not None and errors > plan.max_errors) or (

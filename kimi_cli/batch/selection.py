@@ -181,6 +181,7 @@ class _Sieve:
         done, tally = self._done, self._tally
         tally.skipped += 1
         tally.failed_before += done.failed.holds(key, name, by_id=by_id)
+        tally.invalid_before += done.invalid.holds(key, name, by_id=by_id)
         tally.transient_before += done.transient.holds(key, name, by_id=by_id)
         tally.incomplete_before += done.incomplete.holds(key, name, by_id=by_id)
 

@@ -45,7 +45,8 @@ class Settlement:
     def settle(self, outcome: Outcome, verdict: Verdict) -> list[Result]:
         """Do with the row what was judged; return the results that are final now."""
         job = outcome.job
-        job.has_failed = job.has_failed or outcome.error is not None
+        is_asked_anew = verdict.fate is Fate.ASK_AGAIN
+        job.has_failed = job.has_failed or (outcome.error is not None and not is_asked_anew)
         match verdict.fate:
             case Fate.ANSWERED:
                 return self._accept(outcome)
@@ -76,8 +77,12 @@ class Settlement:
 
     def _accept(self, outcome: Outcome) -> list[Result]:
         result = complete(outcome)
-        self._tally.answered += 1
-        self._tally.note_latency(result.milliseconds)
+        if outcome.problem is not None:
+            self._tally.failed += 1
+            self._tally.invalid += 1
+        else:
+            self._tally.answered += 1
+            self._tally.note_latency(result.milliseconds)
         self._tally.incomplete += outcome.lack is not None
         return [result, *self.acquit()]
 

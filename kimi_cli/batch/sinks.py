@@ -89,9 +89,9 @@ class LedgerSink:
 
     def _mark(self, result: Result, stale: Stale) -> Result:
         """Name the lines whose places the line of *result* takes."""
-        keys = {key.hex() for key in stale.find(result.record.id)} - {result.record.key}
+        keys = {key.hex() for key in stale.find(result.record.id)}
         self._has_succeeded = self._has_succeeded or bool(keys)
-        return replace(result, replaces=tuple(sorted(keys)))
+        return replace(result, replaces=tuple(sorted(keys - {result.record.key})))
 
     def emit(self, lines: bytes) -> None:
         """Append *lines*."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from kimi_cli.api.messages import count_tokens
 from kimi_cli.api.text import quantify
+from kimi_cli.batch.done import INVALID
 from kimi_cli.batch.outlook import Outlook
 from kimi_cli.errors import ExitStatus
 
@@ -25,13 +26,17 @@ class Tally:
     """Rows that an earlier run had finished."""
     failed_before: int = 0
     transient_before: int = 0
+    invalid_before: int = 0
     incomplete_before: int = 0
-    """Rows among them whose line holds an error (one that may pass), or a part of an answer."""
+    """Rows among them whose line holds an error (one that may pass; an answer that has not the
+    form it had to have), or a part of an answer."""
     answered: int = 0
     incomplete: int = 0
     """Answers among them that ended early, by length or content filter say, or are empty."""
     failed: int = 0
     """Rows with an error of their own, recorded in the output."""
+    invalid: int = 0
+    """Rows among them that were answered, and not in the form that was asked for."""
     deferred: int = 0
     """Rows whose attempts ran out: the same command tries them again."""
     strays: int = 0
@@ -97,7 +102,7 @@ class Tally:
             for share in (50, 95, 99)
         }
 
-    def find_status(self, *, allow_incomplete: bool) -> ExitStatus:
+    def find_status(self, *, allow_incomplete: bool, allow_invalid: bool = False) -> ExitStatus:
         """Return the exit status of the run: what stopped it, what is left, what is wrong."""
         if self.stop_status is not None:
             return self.stop_status
@@ -106,7 +111,9 @@ class Tally:
         if self.changed or self.duplicates:
             return ExitStatus.DATA
         incomplete = self.incomplete + self.incomplete_before
-        if self.failed or self.failed_before or (incomplete and not allow_incomplete):
+        failed = self.failed + self.failed_before
+        failed -= self.invalid + self.invalid_before if allow_invalid else 0
+        if failed or (incomplete and not allow_incomplete):
             return ExitStatus.PARTIAL
         return ExitStatus.OK
 
@@ -114,7 +121,7 @@ class Tally:
         """Return one line for people: what was done, and at what price."""
         parts = [
             f"{self.answered} answered",
-            f"{self.failed} failed",
+            f"{self.failed} failed" + (f" ({self.invalid} invalid)" if self.invalid else ""),
             f"{self.skipped} done before" + self._tell_flaws_before(),
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
@@ -146,6 +153,7 @@ class Tally:
             f"{number} {word}"
             for number, word in (
                 (self.failed_before, "failed"),
+                (self.invalid_before, "of them invalid"),
                 (self.incomplete_before, "incomplete"),
             )
             if number
@@ -176,16 +184,25 @@ class Tally:
                 f"{self._tell_held()}; see --allow-duplicate-ids"
             )
         if failed := self.failed + self.failed_before:
-            again = (
-                f"; --retry-failed transient asks for {self.transient_before} again"
-                if self.transient_before
-                else ""
-            )
-            for_good = "" if self.transient_before == failed else " for good"
-            return f"{quantify(failed, 'row')} failed{for_good}; the output says why{again}"
+            return self._explain_failed(failed)
         incomplete = self.incomplete + self.incomplete_before
         answers = quantify(incomplete, "answer")
         return f"{answers} ended early or empty; see finish_reason, or raise --max-tokens"
+
+    def _explain_failed(self, failed: int) -> str:
+        """Say how many rows failed, and which of them may be asked for again."""
+        invalid = self.invalid + self.invalid_before
+        again = [
+            f"; --retry-failed {kind} asks for {number} again"
+            for kind, number in (("transient", self.transient_before), (INVALID, invalid))
+            if number
+        ]
+        if failed == invalid:
+            what = f"{quantify(failed, 'answer', 'lack')} the form that was asked for"
+        else:
+            for_good = "" if self.transient_before == failed else " for good"
+            what = f"{quantify(failed, 'row')} failed{for_good}"
+        return f"{what}; the output says why{''.join(again)}"
 
     def _tell_held(self) -> str:
         return f"; {quantify(self.held, 'row')} not sent" if self.held else ""
@@ -201,10 +218,12 @@ class Tally:
                 "read": self.read,
                 "skipped": self.skipped,
                 "failed_before": self.failed_before,
+                "invalid_before": self.invalid_before,
                 "incomplete_before": self.incomplete_before,
                 "answered": self.answered,
                 "incomplete": self.incomplete,
                 "failed": self.failed,
+                "invalid": self.invalid,
                 "deferred": self.deferred,
                 "changed": self.changed,
                 "duplicates": self.duplicates,

@@ -29,7 +29,7 @@ class Fate(Enum):
 
     ANSWERED = auto()
     ASK_AGAIN = auto()
-    """The answer is whole, and not what was asked for: another body is sent."""
+    """Another body is sent: the answer is not what was asked for, or the host takes another."""
     AGAIN = auto()
     FAILED = auto()
     """For good: its own fault."""
@@ -86,9 +86,9 @@ class Context:
 def judge(outcome: Outcome, context: Context) -> Verdict:
     """Return what *outcome* means."""
     error = outcome.error
+    if outcome.next_body is not None:  # while the run stops, the row waits for the next one
+        return Verdict(Fate.ASK_AGAIN, Sign.WORKS, body=outcome.next_body)
     if error is None:
-        if outcome.next_body is not None and not context.is_stopping:
-            return Verdict(Fate.ASK_AGAIN, Sign.WORKS, body=outcome.next_body)
         return Verdict(Fate.ANSWERED, Sign.WORKS)
     if isinstance(error, Refused) and not is_foreign(error):
         return _judge_refusal(outcome, error, context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from queue import SimpleQueue
 
 from kimi_cli.api.text import quantify
 from kimi_cli.batch.progress import Progress
@@ -31,6 +32,8 @@ class Watch:
         self._run: Run | None = None
         self._wants: list[str | None] = []
         """What is to be said at the next tick; None for how the run stands."""
+        self._details: SimpleQueue[str] = SimpleQueue()
+        """What is to be told then to who wants to know everything."""
         self.signum: int | None = None
         """The signal that ended the run."""
 
@@ -42,6 +45,10 @@ class Watch:
         """Warn of what the user may have meant otherwise."""
         self._terminal.warn(message)
 
+    def tell(self, message: str) -> None:
+        """Tell who wants to know everything, from any thread: not while something is written."""
+        self._details.put(message)
+
     def write_out(self, text: str) -> None:
         """Write whole lines to standard output."""
         self._terminal.show(text)
@@ -52,6 +59,7 @@ class Watch:
 
     def finish(self) -> None:
         """Show how the run ended."""
+        self._tell_details()
         if self._run is not None:
             self._progress.finish(self._run)
 
@@ -80,12 +88,17 @@ class Watch:
     def tick(self, run: Run) -> None:
         """Show progress, and say what signals asked for: they may have come in mid-write."""
         self._progress.tick(run)
+        self._tell_details()
         while self._wants:
             message = self._wants.pop(0)
             if message is None:
                 self._terminal.complain(self._progress.compose(run))
             else:
                 self._terminal.warn(message)
+
+    def _tell_details(self) -> None:
+        while not self._details.empty():
+            self._terminal.tell(self._details.get())
 
 
 @contextmanager

@@ -27,9 +27,11 @@ from kimi_cli.host import load_settings, open_client
 from kimi_cli.options.batch import BatchOptions, batch_options
 from kimi_cli.options.bundles import (
     ConnectionOptions,
+    FormOptions,
     HostOptions,
     RequestOptions,
     connection_options,
+    form_options,
     host_options,
     request_options,
     verbosity_options,
@@ -37,6 +39,7 @@ from kimi_cli.options.bundles import (
 from kimi_cli.settings.configfile import LONG_PATIENCE
 from kimi_cli.settings.precedence import Settings, settle_model
 from kimi_cli.system.terminal import Terminal
+from kimi_cli.turn.forms import plan_check
 
 EPILOG = """\b
 Examples:
@@ -52,6 +55,7 @@ The same command again goes on where the last one ended.
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path())
 @batch_options
 @request_options
+@form_options
 @host_options
 @connection_options
 @verbosity_options
@@ -61,6 +65,7 @@ def batch(
     files: tuple[str, ...],
     options: BatchOptions,
     request: RequestOptions,
+    form: FormOptions,
     host: HostOptions,
     connection: ConnectionOptions,
 ) -> None:
@@ -75,9 +80,16 @@ def batch(
     settings = load_settings(terminal, host, connection, request)
     parameters = request.list_parameters(settings.profile)
     settings = settle_model(settings, parameters)
+    check = plan_check(terminal, form, settings, json_mode=request.json_mode, test=False)
     campaign = _plan_campaign(terminal, files, options, settings, parameters, request.system)
+    inspector = None
+    if check is not None:
+        from kimi_cli.batch.inspection import Inspector, describe_form  # noqa: PLC0415 - for a form only
+
+        inspector = Inspector(check, allow_invalid=form.allow_invalid)
+        campaign = replace(campaign, shape=replace(campaign.shape, form=describe_form(check.form)))
     if options.outcome.dry_run:
-        rehearse(terminal, campaign)
+        rehearse(terminal, campaign, inspector.show if inspector else bytes)
         return
     tally = campaign.tally
     with open_client(terminal, settings, connection, stream=False) as client:
@@ -89,13 +101,20 @@ def batch(
             summed_up(campaign.summary, tally, terminal.secrets.redact),
             watch_signals(terminal, progress, writes_out=campaign.output is None) as watch,
         ):
-            plan = _make_plan(options, settings)
-            campaign.run(prepare_launch(client, watch, pace=pace, plan=plan, tally=tally), watch)
+            plan = replace(_make_plan(options, settings), allow_invalid=form.allow_invalid)
+            if check is not None:
+                check.ways.notify = watch.tell
+            launch = prepare_launch(
+                client, watch, pace=pace, plan=plan, tally=tally, inspector=inspector
+            )
+            campaign.run(launch, watch)
             watch.finish()
     terminal.warn(tally.compose())
     if watch.signum is not None:
         raise Terminated(watch.signum)
-    status = tally.find_status(allow_incomplete=options.outcome.allow_incomplete)
+    status = tally.find_status(
+        allow_incomplete=options.outcome.allow_incomplete, allow_invalid=form.allow_invalid
+    )
     if status is not ExitStatus.OK:
         raise BatchEnded(tally.explain(), status)
 

@@ -198,7 +198,7 @@ output_options = bundle(
     click.option("--ordered", is_flag=True, help="Keep the order of the input."),
     click.option(
         "--retry-failed",
-        type=click.Choice(["none", "transient", "all"]),
+        type=click.Choice(["none", "transient", "invalid", "all"]),
         default="none",
         help="Ask again for rows that FILE holds errors of.",
     ),

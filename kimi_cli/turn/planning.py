@@ -43,7 +43,9 @@ class Turn:
         if check is not None:
             from kimi_cli.answer.checking import shape_request  # noqa: PLC0415 - for a form only
 
-            request = shape_request(request, check.form, check.ways.choose(check.form))
+            way = check.ways.choose(check.form)
+            assert way is not None  # noqa: S101 - nothing was refused yet
+            request = shape_request(request, check.form, way)
         return request.encode().decode()
 
     @contextmanager
