@@ -42,6 +42,17 @@ def find_model(name: str) -> Model | None:
     return next((model for model in DOCUMENTED if model.id == name), None)
 
 
+def is_blind(name: str) -> bool:
+    """Tell whether the model is documented to see no images."""
+    known = find_model(name.rpartition("/")[2])
+    return known is not None and known.images is False
+
+
+def tell_blindness(name: str) -> str:
+    """Return the warning of images that are sent to a model which sees none."""
+    return f"{name} is known to see no images; choose another with -m (see kimi models)"
+
+
 def wants_reasoning(name: str) -> bool:
     """Tell whether the model must be sent its earlier reasoning back.
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from kimi_cli.api import codec
 from kimi_cli.api.fields import FIELDS, FRAME, find_fault, override, read_cell
-from kimi_cli.prompt.content import Prompt
+from kimi_cli.batch.pictures import Pictures
+from kimi_cli.errors import KimiError
+from kimi_cli.prompt.content import Prompt, find_excess, measure
 from kimi_cli.prompt.templates import TemplateError, fill_template, name_fields
 
 JSON = dict[str, Any]
@@ -81,6 +83,7 @@ class Shape:
     """Whether rows have cells of text, whatever is meant by them."""
     form: str | None = None
     """What is asked of the form of each answer, beside what the row asks."""
+    pictures: Pictures | None = None
 
 
 def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadRecord]:
@@ -99,8 +102,9 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         name = _find_id(source, shape)
         identifier = name or identifier
         body, carried = _recognise(row, shape)
-        body = _complete(body, shape)
+        body = _complete(_illustrate(body, source, shape), shape)
         payload = _encode(body)
+        _check_size(payload, body["messages"])
     except RecordError as error:
         # Not of what the message says: it names the file.
         key = make_key(f"{number}\0{error.code}".encode(), name)
@@ -143,6 +147,21 @@ def name_by_place(number: int) -> str:
 def make_key(payload: bytes, name: str | None) -> str:
     """Return 128 bits over *payload*, and over *name* where the row has one of its own."""
     return _hash(payload if name is None else payload + b"\0" + name.encode(errors="replace"))
+
+
+def _illustrate(body: JSON, row: JSON, shape: Shape) -> JSON:
+    """Put the images that *row* names into its messages."""
+    if shape.pictures is None:
+        return body
+    try:
+        return {**body, "messages": shape.pictures.attach(body.get("messages"), row)}
+    except KimiError as error:
+        raise RecordError("bad_image", str(error)) from error
+
+
+def _check_size(payload: bytes, messages: list[JSON]) -> None:
+    if (excess := find_excess(len(payload))) and any(measure(m.get("content")) for m in messages):
+        raise RecordError("too_large", excess)
 
 
 def _encode(body: JSON) -> bytes:
@@ -205,6 +224,8 @@ def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
     if not isinstance(row, dict):
         raise RecordError("invalid_row", "a row must be an object, an array or a string")
     carried, row = _carry(row), _drop_nulls(_read_cells(row) if shape.is_table else row)
+    if shape.pictures is not None:
+        row = {key: value for key, value in row.items() if key != shape.pictures.field}
     if "body" in row:
         return _read_batch_line(row)
     if "messages" in row:

@@ -56,6 +56,8 @@ class Source:
         self._notify = notify
         self.read_bytes = 0
         self._line = 0
+        self._path = STDIN
+        """The file that is being read."""
         self.stats: list[os.stat_result] = []
         for path in self._paths:
             if path != STDIN and _is_pipe(path):
@@ -93,7 +95,7 @@ class Source:
         self.read_bytes = 0
         for path in self._paths:
             with _open(path) as file:
-                self._line = 0
+                self._line, self._path = 0, path
                 try:
                     if path == STDIN:
                         self._await_stdin()
@@ -109,6 +111,11 @@ class Source:
                 except OSError as error:
                     raise MissingInput(f"cannot read {path}: {error.strerror}") from error
 
+    def locate(self, name: str) -> str:
+        """Return the path of a file that a row calls *name*: it lies beside the row's own."""
+        folder = "" if self._path == STDIN else os.path.dirname(self._path)
+        return os.path.join(folder, name)
+
     def _await_stdin(self) -> None:
         """Say that nothing has come yet: a job may have a pipe that nobody writes to."""
         try:
@@ -121,6 +128,8 @@ class Source:
         beginning = file.peek()
         if (kind := find_kind(beginning)) is not None:
             advice = kind.advise("FILE", "batch")
+            if kind.media_type is not None:
+                advice = "rows name their images in a field; see --image-field"
             raise BadInput(f"this is {kind.name}, not lines of text; {advice}")
         if self._encoding != UTF8:
             return BufferedReader(Recoder(file, self._encoding))

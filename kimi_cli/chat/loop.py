@@ -104,7 +104,7 @@ def _make_editor(talk: Talk) -> Editor | PlainEditor:
     from kimi_cli.chat.slash import COMMANDS  # noqa: PLC0415 - for a person only
 
     def list_words(command: str) -> Iterable[str] | None:
-        if command == "file":
+        if command in ("file", "image"):
             return None
         if command in ("load", "save"):
             return talk.shelf.archive.list_names()

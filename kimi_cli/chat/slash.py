@@ -23,7 +23,7 @@ from kimi_cli.credentials.bearer import remove_secrets
 from kimi_cli.errors import BadInput, CannotCreate, Terminated
 from kimi_cli.options.types import BodyField
 from kimi_cli.prompt.content import Prompt
-from kimi_cli.prompt.reading import STDIN, read_attachment
+from kimi_cli.prompt.reading import STDIN, read_attachment, read_image
 
 _EDITORS = ("VISUAL", "EDITOR")
 _USUAL_EDITOR = "vi"
@@ -124,11 +124,18 @@ def _option(talk: Talk, argument: str) -> None:
 
 
 def _file(talk: Talk, argument: str) -> None:
+    _attach(talk, argument, lambda path: Prompt(read_attachment(path, talk.reading)))
+
+
+def _image(talk: Talk, argument: str) -> None:
+    _attach(talk, argument, lambda path: read_image(path, talk.reading))
+
+
+def _attach(talk: Talk, argument: str, read: Callable[[str], Prompt]) -> None:
     if argument == STDIN:
         raise BadInput("standard input is the keyboard here; name a file")
-    path = os.path.expanduser(argument)
     with talk.stopper.allow():  # a pipe may keep us waiting
-        attachment = Prompt(read_attachment(path, talk.reading))
+        attachment = read(os.path.expanduser(argument))
     talk.coming.attachments.append(attachment)
     _tell(talk, f"{argument} goes with the next question")
 
@@ -149,7 +156,7 @@ def _retry(talk: Talk, argument: str) -> Prompt | None:
 def _undo(talk: Talk, argument: str) -> None:
     title: str | None
     if talk.coming.unasked:
-        title, talk.coming.unasked = " ".join(talk.coming.unasked.text.split()), None
+        title, talk.coming.unasked = talk.coming.unasked.title, None
     else:
         title = talk.dialogue.take_back()
     if title is None:
@@ -271,6 +278,7 @@ COMMANDS = {
     "system": Slash("[TEXT]", 'show the system prompt, or set it; "" is none', _system),
     "option": Slash("[KEY=JSON]", "show options, set one, or with KEY= drop it", _option),
     "file": Slash("PATH", "attach a text file to the next question", _file),
+    "image": Slash("PATH", "attach an image to the next question", _image),
     "retry": Slash("", "ask the last question again, in place of its answer", _retry),
     "undo": Slash("", "take the last question and its answer back", _undo),
     "edit": Slash("[TEXT]", "write the next question in $VISUAL or $EDITOR", _edit),

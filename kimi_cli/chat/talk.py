@@ -23,7 +23,7 @@ from kimi_cli.prompt.content import Prompt, join_prompts
 from kimi_cli.prompt.reading import Reading
 from kimi_cli.show.printing import Look
 from kimi_cli.system.terminal import Terminal
-from kimi_cli.turn.planning import plan_turn
+from kimi_cli.turn.planning import plan_turn, warn_of_blindness
 from kimi_cli.turn.terms import Terms
 
 _NEARLY_FULL = 0.9
@@ -81,6 +81,7 @@ class Talk:
         question = join_prompts([prompt, *self.coming.attachments])
         self.coming = Coming(unasked=question)
         turn = plan_turn(question, self.terms, self.dialogue)
+        warn_of_blindness(self.terminal, self.terms, question)
         self._warn_when_full(question.text)
         look = replace(self.look, gap=self._needs_gap(attended=attended))
         with turn.record() as listeners:

@@ -15,7 +15,7 @@ from kimi_cli.settings.precedence import Settings
 from kimi_cli.system.terminal import Terminal
 from kimi_cli.turn.forms import NO
 from kimi_cli.turn.opening import open_turn
-from kimi_cli.turn.planning import plan_turn
+from kimi_cli.turn.planning import plan_turn, warn_of_blindness
 
 if TYPE_CHECKING:
     from kimi_cli.show.report import Report
@@ -59,6 +59,7 @@ def ask(
     if not opening.is_alone:
         dialogue = opening.open_dialogue(opening.open_shelf(terminal))
     turn = plan_turn(question, terms, dialogue)
+    warn_of_blindness(terminal, terms, question)
     if terms.settings.needs_engine:
         _warn_of_reach(terminal, terms.settings, question)
     if output.dry_run:
@@ -85,10 +86,13 @@ def _read_prompt(
 ) -> Prompt:
     """Return what is asked; a person at a terminal who gave nothing sees the usage."""
     inputs, token_on_stdin = options.inputs, options.connection.token_file == "-"
-    if inputs.no_stdin and "-" in (*words, *inputs.file):
+    named = (*words, *inputs.file, *inputs.image)
+    if inputs.no_stdin and "-" in named:
         raise click.UsageError("'-' asks for standard input, and --no-stdin forbids it")
-    if token_on_stdin and "-" in (*words, *inputs.file):
+    if token_on_stdin and "-" in named:
         raise click.UsageError("standard input cannot be both the bearer token and the prompt")
+    if "-" in inputs.image and named.count("-") > 1:
+        raise click.UsageError("standard input is one image, and nothing else besides")
     reading = Reading(
         inputs.encoding,
         inputs.replace_invalid,
@@ -98,7 +102,7 @@ def _read_prompt(
         began=terminal.began,
     )
     use_stdin = not (inputs.no_stdin or token_on_stdin)
-    prompt = compose_prompt(words, inputs.file, use_stdin=use_stdin, reading=reading)
+    prompt = compose_prompt(words, inputs.file, inputs.image, use_stdin=use_stdin, reading=reading)
     if prompt is None:
         raise click.UsageError("there is no prompt; give it as an argument, or pipe it in")
     return prompt

@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from kimi_cli.api.catalogue import is_blind, tell_blindness
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.live import make_pace, prepare_launch
 from kimi_cli.batch.outlook import make_outlook
+from kimi_cli.batch.pictures import Pictures
 from kimi_cli.batch.plan import POLICY, Plan
 from kimi_cli.batch.progress import open_progress
 from kimi_cli.batch.records import Shape
@@ -36,6 +38,8 @@ from kimi_cli.options.bundles import (
     request_options,
     verbosity_options,
 )
+from kimi_cli.prompt.content import LARGEST
+from kimi_cli.prompt.reading import Reading
 from kimi_cli.settings.configfile import LONG_PATIENCE
 from kimi_cli.settings.precedence import Settings, settle_model
 from kimi_cli.system.terminal import Terminal
@@ -134,20 +138,22 @@ def _plan_campaign(
     if output is None:
         outcome.refuse_without_file()
     on_error = outcome.on_error or ("defer" if output else "write")
+    source = Source(
+        files,
+        kind,
+        longest=rows.max_line,
+        encoding=rows.encoding,
+        notify=terminal.warn,
+    )
     return Campaign(
-        source=Source(
-            files,
-            kind,
-            longest=rows.max_line,
-            encoding=rows.encoding,
-            notify=terminal.warn,
-        ),
+        source=source,
         shape=Shape(
             defaults={"model": settings.model, **parameters},
             system=system,
             template=rows.read_template(),
             id_field=rows.id_field,
             is_table=kind in TABLES,
+            pictures=_plan_pictures(terminal, rows.image_field, source, settings),
         ),
         rules=Rules(
             outcome.on_change,
@@ -165,6 +171,17 @@ def _plan_campaign(
         summary=outcome.summary,
         tally=Tally(outlook=make_outlook(output, outcome.format, on_error)),
     )
+
+
+def _plan_pictures(
+    terminal: Terminal, field: str | None, source: Source, settings: Settings
+) -> Pictures | None:
+    """Return how the images of rows are read, None where no field names any."""
+    if field is None:
+        return None
+    if is_blind(settings.model) or settings.needs_engine:
+        terminal.warn(tell_blindness(settings.model))
+    return Pictures(field, source.locate, Reading(limit=LARGEST))
 
 
 def _make_plan(options: BatchOptions, settings: Settings) -> Plan:

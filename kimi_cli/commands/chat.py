@@ -11,7 +11,14 @@ from kimi_cli.chat.talk import Coming, Talk
 from kimi_cli.host import open_client
 from kimi_cli.options.bundles import InputOptions, TurnOptions, turn_options, verbosity_options
 from kimi_cli.prompt.content import Prompt
-from kimi_cli.prompt.reading import STDIN, Reading, decode_argument, read_attachment, read_prompts
+from kimi_cli.prompt.reading import (
+    STDIN,
+    Reading,
+    decode_argument,
+    read_attachment,
+    read_image,
+    read_prompts,
+)
 from kimi_cli.show.printing import Look
 from kimi_cli.system.terminal import Terminal
 from kimi_cli.turn.opening import open_turn
@@ -33,10 +40,10 @@ def chat(terminal: Terminal, *, prompt: tuple[str, ...], options: TurnOptions) -
 
     On a terminal a line editor takes the questions, and /help lists the commands between them.
     Otherwise each line of standard input is a question, and the answers are printed in turn,
-    apart by a blank line. PROMPT, with each --file, is the first question.
+    apart by a blank line. PROMPT, with each --file and --image, is the first question.
     """
     inputs = options.inputs
-    if STDIN in inputs.file:
+    if STDIN in (*inputs.file, *inputs.image):
         raise click.UsageError("the questions come from standard input; it cannot be a file, too")
     token_on_stdin = options.connection.token_file == "-"
     attended = _is_attended(terminal, inputs, token_on_stdin=token_on_stdin)
@@ -45,6 +52,7 @@ def chat(terminal: Terminal, *, prompt: tuple[str, ...], options: TurnOptions) -
     reading = Reading(inputs.encoding, inputs.replace_invalid, inputs.max_input, terminal.hint)
     first = " ".join(decode_argument(word) for word in prompt if word != STDIN)
     attachments = [Prompt(read_attachment(path, reading)) for path in inputs.file]
+    attachments += [read_image(path, reading) for path in inputs.image]
     shelf = opening.open_shelf(terminal)
     with open_client(terminal, terms.settings, options.connection, stream=terms.stream) as client:
         talk = Talk(

@@ -294,11 +294,14 @@ def _find_line(beginning: bytes) -> bytes | None:
 
 
 def _look_at(descriptor: int) -> _Sight:
-    beginning, start = b"", 0
-    while b"\n" not in beginning and (block := os.pread(descriptor, _BLOCK, start)):
-        beginning += block
+    blocks: list[bytes] = []  # a line may be long: it may hold images
+    start = 0
+    while block := os.pread(descriptor, _BLOCK, start):
+        blocks.append(block)
         start += len(block)
-    return _Sight(os.fstat(descriptor).st_size, _find_line(beginning))
+        if b"\n" in block:
+            break
+    return _Sight(os.fstat(descriptor).st_size, _find_line(b"".join(blocks)))
 
 
 def _is_torn(tail: bytes) -> bool:

@@ -18,7 +18,7 @@ from kimi_cli.api import codec
 from kimi_cli.api.catalogue import wants_reasoning
 from kimi_cli.api.messages import JSON, Completion, Message, read_message
 from kimi_cli.api.text import mend_surrogates
-from kimi_cli.prompt.content import Prompt
+from kimi_cli.prompt.content import Prompt, name_part
 
 _CUT = "\n\n[The answer was cut off here.]"
 
@@ -85,7 +85,7 @@ class Entry:
     def show(self) -> str:
         """Return what was said, as Markdown."""
         content = self.message.content if isinstance(self.message.content, list) else []
-        parts = [f"[{part.get('type') or 'something'}]" for part in content if "text" not in part]
+        parts = [f"[{name_part(part)}]" for part in content if "text" not in part]
         calls = [f"```json\n{codec.dumps(call)}\n```" for call in self.message.tool_calls]
         return "\n\n".join(filter(None, [_close_fence(self.message.text), *parts, *calls]))
 

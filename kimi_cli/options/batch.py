@@ -47,6 +47,7 @@ class RowOptions:
     tsv: bool
     encoding: str
     id_field: str | None
+    image_field: str | None
     max_line: int
     allow_duplicate_ids: bool
     shard: str | None
@@ -157,6 +158,11 @@ row_options = bundle(
     click.option("--tsv", is_flag=True, help="Short for --from tsv."),
     encoding_option,
     click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
+    click.option(
+        "--image-field",
+        metavar="NAME",
+        help="Send the images that this field names, by their paths beside the input.",
+    ),
     click.option(
         "--max-line",
         type=click.IntRange(1, LARGEST_INPUT),

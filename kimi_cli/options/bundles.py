@@ -84,6 +84,7 @@ class InputOptions:
     """What becomes part of the prompt besides its words."""
 
     file: tuple[str, ...]
+    image: tuple[str, ...]
     no_stdin: bool
     encoding: str
     replace_invalid: bool
@@ -271,6 +272,14 @@ input_options = bundle(
         metavar="PATH",
         type=click.Path(),
         help="Attach a text file, headed by its name; repeatable.",
+    ),
+    click.option(
+        "-i",
+        "--image",
+        multiple=True,
+        metavar="PATH",
+        type=click.Path(),
+        help="Attach an image, from PATH or stdin for -; repeatable.",
     ),
     click.option("-n", "--no-stdin", is_flag=True, help="Leave standard input alone."),
     encoding_option,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kimi_cli.errors import BadInput, MissingInput, TimedOut
-from kimi_cli.prompt.content import Prompt, join_prompts
+from kimi_cli.prompt.content import Prompt, put_before
 from kimi_cli.prompt.kinds import LONGEST, Kind, find_kind
 from kimi_cli.system.stdin import open_stdin, read_some, wait_for_input
 
@@ -48,7 +48,12 @@ class Reading:
 
 
 def compose_prompt(
-    words: Sequence[str], paths: Sequence[str], *, use_stdin: bool, reading: Reading
+    words: Sequence[str],
+    paths: Sequence[str],
+    images: Sequence[str] = (),
+    *,
+    use_stdin: bool,
+    reading: Reading,
 ) -> Prompt | None:
     """Return the user message, or None when nothing at all was given on a terminal.
 
@@ -56,18 +61,21 @@ def compose_prompt(
     """
     text = " ".join(decode_argument(word) for word in words if word != STDIN)
     named = STDIN in words
-    if not (words or paths) and use_stdin and _stdin_is_terminal():
+    if not (words or paths or images) and use_stdin and _stdin_is_terminal():
         return None
     parts = [text] if text.strip() else []
     _warn_of_names(words, paths, reading)
     attached = [read_attachment(path, reading) for path in paths]
     parts += attached
-    if use_stdin and STDIN not in paths and (named or _stdin_is_ours(has_text=bool(parts))):
+    pictures = [part for path in images for part in read_image(path, reading).others]
+    is_free = use_stdin and STDIN not in (*paths, *images)
+    if is_free and (named or _stdin_is_ours(has_text=bool(parts or pictures))):
         piped = _read_stdin(reading)
         parts += [_drop_last_line_end(piped)] if piped.strip() else []
-    if not any(part.strip() for part in parts) or parts == list(filter(_is_headline, attached)):
+    is_empty = not any(part.strip() for part in parts)
+    if not pictures and (is_empty or parts == list(filter(_is_headline, attached))):
         raise BadInput("the prompt is empty; give it as an argument, with --file, or on stdin")
-    return join_prompts(map(Prompt, parts))
+    return put_before(pictures, "\n\n".join(parts))
 
 
 def _warn_of_names(words: Sequence[str], paths: Sequence[str], reading: Reading) -> None:
@@ -133,16 +141,28 @@ def read_attachment(path: str, reading: Reading) -> str:
     return f"{_show_path(path)}:\n{read_text(path, reading)}"
 
 
+def read_image(path: str, reading: Reading) -> Prompt:
+    """Return an image, from a file or standard input; raises MissingInput or BadInput."""
+    from kimi_cli.prompt.images import make_image  # noqa: PLC0415 - for images only
+
+    if path == STDIN:
+        return Prompt((make_image(_read_stdin_bytes(reading), _STDIN_NAME),))
+    return Prompt((make_image(_read_file(path, reading), _show_path(path)),))
+
+
 def read_text(path: str, reading: Reading) -> str:
     """Return a file's text without its last line end; raises MissingInput or BadInput."""
+    return _drop_last_line_end(_decode(_read_file(path, reading), path, reading))
+
+
+def _read_file(path: str, reading: Reading) -> bytes:
     if "\0" in path:
         raise MissingInput(f"cannot read {path!r}: no name holds a NUL byte")
     try:
         with open(path, "rb") as file:
-            data = _read_bounded(file.fileno(), path, reading)
+            return _read_bounded(file.fileno(), path, reading)
     except OSError as error:
         raise MissingInput(f"cannot read {path}: {error.strerror}") from error
-    return _drop_last_line_end(_decode(data, path, reading))
 
 
 def _stdin_is_terminal() -> bool:
@@ -162,15 +182,19 @@ def _stdin_is_ours(*, has_text: bool) -> bool:
 
 
 def _read_stdin(reading: Reading) -> str:
+    return _decode(_read_stdin_bytes(reading), _STDIN_NAME, reading)
+
+
+def _read_stdin_bytes(reading: Reading) -> bytes:
     if sys.stdin is None:
-        return ""
+        return b""
     if not stat.S_ISREG(os.fstat(_IN).st_mode) and not os.isatty(_IN):
         try:
             wait_for_input(_IN, _HINT_AFTER, reading.deadline)
         except TimeoutError:
             reading.warn("waiting for standard input; use -n to leave it alone")
     try:
-        data = _read_bounded(_IN, _STDIN_NAME, reading)
+        return _read_bounded(_IN, _STDIN_NAME, reading)
     except TimeoutError:
         raise TimedOut(
             f"standard input did not end within {reading.max_time:g} s (limit: max-time)",
@@ -179,7 +203,6 @@ def _read_stdin(reading: Reading) -> str:
         ) from None
     except OSError as error:
         raise MissingInput(f"cannot read standard input: {error.strerror}") from error
-    return _decode(data, _STDIN_NAME, reading)
 
 
 def _read_bounded(descriptor: int, name: str, reading: Reading) -> bytes:

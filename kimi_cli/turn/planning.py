@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kimi_cli.api.messages import Message, Request
-from kimi_cli.prompt.content import Prompt
+from kimi_cli.errors import BadInput
+from kimi_cli.prompt.content import Prompt, find_excess, measure
 from kimi_cli.turn.terms import Terms
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Turn:
 def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) -> Turn:
     """Plan the turn that asks *prompt* next in *dialogue*, or alone.
 
-    Raises UsageError where more than one answer is asked for.
+    Raises UsageError where more than one answer is asked for, BadInput for too many images.
     """
     if terms.parameters.get("n", 1) != 1:
         raise click.UsageError("an answer has one text here; run the command again instead of n=…")
@@ -115,7 +116,20 @@ def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) ->
         ask_usage=terms.settings.profile.ask_usage or not terms.settings.at_home,
         parameters=terms.parameters,
     )
+    if excess := find_excess(sum(measure(message.content) for message in request.messages)):
+        more = "" if dialogue is None else ", or in a new conversation"
+        raise BadInput(f"{excess}{more}")
     return Turn(prompt=prompt, terms=terms, request=request, dialogue=dialogue)
+
+
+def warn_of_blindness(terminal: Terminal, terms: Terms, prompt: Prompt) -> None:
+    """Say that *prompt* has images, and the model is known to see none."""
+    if not prompt.others:
+        return
+    from kimi_cli.api.catalogue import is_blind, tell_blindness  # noqa: PLC0415 - for images only
+
+    if terms.settings.needs_engine or is_blind(terms.model):
+        terminal.warn(tell_blindness(terms.model))
 
 
 def _compose_messages(prompt: Prompt, terms: Terms, dialogue: Dialogue | None) -> list[Message]:
