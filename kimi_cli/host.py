@@ -27,6 +27,7 @@ from kimi_cli.system.terminal import Terminal
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from kimi_cli.api.ahead import Ahead
     from kimi_cli.api.client import Client, Retry
     from kimi_cli.conversation.record import Manner
     from kimi_cli.credentials.bearer import BearerToken, Stores
@@ -91,15 +92,18 @@ def open_client(
     *,
     stream: bool = True,
     since: float | None = None,
+    at_once: bool = False,
 ) -> Iterator[Client]:
     """Yield a client for what *settings* and *connection* describe.
 
+    A connection is opened already where a request follows *at_once*.
     ``--max-time`` counts from *since* (monotonic), or from the beginning of each call.
 
     Starts the profile's engine where it has one. Raises ConfigError.
     """
     if connection.no_auth and connection.token_file is not None:
         raise click.UsageError("--no-auth and --token-file exclude each other")
+    ahead = None
     with ExitStack() as stack:
         if settings.needs_engine:
             base_url, value = stack.enter_context(_start_engine(terminal, settings))
@@ -108,8 +112,32 @@ def open_client(
             if not connection.no_auth and wants_token(settings, connection.token_file):
                 token = find_token(terminal, settings, connection.token_file)
             base_url, value = settings.base_url, token.value if token else None
+            ahead = _set_out(stack, settings) if at_once else None
         terminal.tell(f"model {settings.model} ({settings.sources['model']}) at {base_url}")
-        yield _make_client(terminal, settings, base_url, value, stream=stream, since=since)
+        yield _make_client(
+            terminal, settings, base_url, value, stream=stream, since=since, ahead=ahead
+        )
+
+
+def _set_out(stack: ExitStack, settings: Settings) -> Ahead | None:
+    """Open a connection while the rest is loaded.
+
+    A way that must be asked for, or that cannot be gone, is left to who sends the request.
+    """
+    from kimi_cli.api.ahead import Ahead  # noqa: PLC0415 - for a request only
+    from kimi_cli.api.direct import DirectWay  # noqa: PLC0415 - the same
+    from kimi_cli.system.network import find_route  # noqa: PLC0415 - the same
+
+    route = find_route(settings.base_url, os.environ)
+    if route.proxies:
+        return None
+    try:
+        way = DirectWay(route, route.locate())
+    except ValueError:
+        return None
+    ahead = Ahead(way, settings.connect_timeout)
+    stack.callback(ahead.close)
+    return ahead
 
 
 def _make_client(
@@ -120,6 +148,7 @@ def _make_client(
     *,
     stream: bool,
     since: float | None = None,
+    ahead: Ahead | None = None,
 ) -> Client:
     from kimi_cli.api.client import Client  # noqa: PLC0415 - requests is loaded only to send
     from kimi_cli.api.limits import Limits  # noqa: PLC0415 - for requests only
@@ -135,7 +164,7 @@ def _make_client(
         since=since,
     )
     return Client(
-        Transport(find_route(base_url, os.environ)),
+        Transport(find_route(base_url, os.environ), ahead),
         bearer_token=token,
         limits=limits,
         policy=RetryPolicy(retries=settings.retries),

@@ -24,7 +24,8 @@ def dial(host: str, port: int, seconds: float, options: Iterable[Sequence[Any]])
 
     Raises socket.gaierror for a name, TimeoutError after so many *seconds*, OSError otherwise.
     """
-    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    # As bytes: it is ASCII already, and Python would load its tables of letters to see that.
+    found = socket.getaddrinfo(host.encode("ascii"), port, 0, socket.SOCK_STREAM)
     addresses = _interleave(found)
     ends = time.monotonic() + seconds
     poll = select.poll()

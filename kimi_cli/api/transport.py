@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from kimi_cli.api.ahead import Ahead
 from kimi_cli.api.direct import DirectWay
 from kimi_cli.api.failures import describe, explain_failure
 from kimi_cli.api.http1 import FinalResponse, compose_head, read_promptly
@@ -57,9 +58,10 @@ class Way(Protocol):
 class Transport:
     """The way to one origin. No cookies, no netrc, no redirects, no retries."""
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, ahead: Ahead | None = None) -> None:
         """Prepare the way along *route*; nothing is sent yet.
 
+        The first request takes the connection that is opened *ahead*, if that is still good.
         Raises ConfigError when its host or proxy cannot be used.
         """
         try:
@@ -67,7 +69,10 @@ class Transport:
         except ValueError as error:
             raise ConfigError(f"bad base URL '{route.base_url}': {error}") from error
         self._route = route
-        self._way: Way = _choose_proxy(route) or DirectWay(route, self._place)
+        self._ahead = ahead
+        self._way: Way = (
+            ahead.way if ahead else _choose_proxy(route) or DirectWay(route, self._place)
+        )
 
     @contextmanager
     def exchange(
@@ -89,7 +94,8 @@ class Transport:
 
         A socket's own limit would end a long upload, or a long thought; others judge instead.
         """
-        connected = self._way.open(seconds)
+        ahead, self._ahead = self._ahead, None
+        connected = (ahead.take() if ahead else None) or self._way.open(seconds)
         _keep_alive(connected)
         return connected
 

@@ -58,6 +58,7 @@ def _ask(turn: Turn, terminal: Terminal, options: TurnOptions, look: Look) -> An
             options.connection,
             stream=terms.stream,
             since=terminal.began,
+            at_once=True,
         ) as client,
         turn.record() as listeners,
     ):
