@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kimi_cli.api.client import Client, Retry
     from kimi_cli.conversation.record import Manner
     from kimi_cli.credentials.bearer import BearerToken, Stores
+    from kimi_cli.settings.additions import Additions
 
 _NAMED = 6
 """How many models of a host an error names."""
@@ -103,7 +104,7 @@ def open_client(
     """
     if connection.no_auth and connection.token_file is not None:
         raise click.UsageError("--no-auth and --token-file exclude each other")
-    ahead = None
+    ahead, additions = None, add_to_requests(terminal, settings)
     with ExitStack() as stack:
         if settings.needs_engine:
             base_url, value = stack.enter_context(_start_engine(terminal, settings))
@@ -112,14 +113,15 @@ def open_client(
             if not connection.no_auth and wants_token(settings, connection.token_file):
                 token = find_token(terminal, settings, connection.token_file)
             base_url, value = settings.base_url, token.value if token else None
-            ahead = _set_out(stack, settings) if at_once else None
-        terminal.tell(f"model {settings.model} ({settings.sources['model']}) at {base_url}")
+            ahead = _set_out(stack, settings, additions) if at_once else None
+        model = f"model {settings.model} ({settings.sources['model']})"
+        terminal.tell(f"{model} at {base_url}{additions.describe()}")
         yield _make_client(
-            terminal, settings, base_url, value, stream=stream, since=since, ahead=ahead
+            terminal, settings, base_url, value, additions, stream=stream, since=since, ahead=ahead
         )
 
 
-def _set_out(stack: ExitStack, settings: Settings) -> Ahead | None:
+def _set_out(stack: ExitStack, settings: Settings, additions: Additions) -> Ahead | None:
     """Open a connection while the rest is loaded.
 
     A way that must be asked for, or that cannot be gone, is left to who sends the request.
@@ -128,7 +130,7 @@ def _set_out(stack: ExitStack, settings: Settings) -> Ahead | None:
     from kimi_cli.api.direct import DirectWay  # noqa: PLC0415 - the same
     from kimi_cli.system.network import find_route  # noqa: PLC0415 - the same
 
-    route = find_route(settings.base_url, os.environ)
+    route = find_route(settings.base_url, os.environ, additions.query_text)
     if route.proxies:
         return None
     try:
@@ -145,6 +147,7 @@ def _make_client(
     settings: Settings,
     base_url: str,
     token: str | None,
+    additions: Additions,
     *,
     stream: bool,
     since: float | None = None,
@@ -164,8 +167,10 @@ def _make_client(
         since=since,
     )
     return Client(
-        Transport(find_route(base_url, os.environ), ahead),
+        Transport(find_route(base_url, os.environ, additions.query_text), ahead),
         bearer_token=token,
+        headers=dict(additions.headers),
+        secrets=additions.secrets,
         limits=limits,
         policy=RetryPolicy(retries=settings.retries),
         notify=lambda retry: terminal.warn(_describe_retry(retry)),
@@ -211,6 +216,19 @@ def _list_models(settings: Settings, client: Client) -> list[str]:
         return []
 
 
+def add_to_requests(terminal: Terminal, settings: Settings) -> Additions:
+    """Return the headers and the query of *settings*, hidden where they are secret.
+
+    Raises ConfigError for a variable that is not set.
+    """
+    from kimi_cli.settings.additions import find_additions  # noqa: PLC0415 - for requests only
+
+    additions = find_additions(settings, os.environ)
+    for secret, shown in additions.secrets.items():
+        terminal.secrets.hide(secret, shown)
+    return additions
+
+
 def wants_token(settings: Settings, token_file: str | None) -> bool:
     """Tell whether a bearer token is sent: unless the host wants none, or where one was named."""
     return token_file is not None or not settings.is_open
@@ -223,9 +241,9 @@ def verify_token(terminal: Terminal, settings: Settings, token: str) -> None:
     """
     from kimi_cli.api.refusals import Refused, Verdict  # noqa: PLC0415 - for login only
 
-    client = _make_client(
-        terminal, replace(settings, retries=0, timeout=10.0), settings.base_url, token, stream=True
-    )
+    patience = replace(settings, retries=0, timeout=10.0)
+    additions = add_to_requests(terminal, settings)
+    client = _make_client(terminal, patience, settings.base_url, token, additions, stream=True)
     try:
         client.probe(has_models=not settings.is_documented)
     except Refused as error:

@@ -370,7 +370,14 @@ def read_keys(section: str) -> dict[str, str]:
     return dict(items)
 
 
-TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array of strings"}
+TYPES = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    list: "array of strings",
+    dict: "table of strings",
+}
 
 
 @pytest.mark.parametrize(

@@ -404,6 +404,7 @@ def test_the_wait_that_a_host_asks_for_is_kept(
 PARAGRAPHS = {
     Verdict.REQUEST_REFUSED: "the request is refused",
     Verdict.NOT_SERVED: "not served here",
+    Verdict.HEADER_MISSING: "a header is missing",
     Verdict.RATE_LIMITED: "a rate limit",
     Verdict.OVERLOADED: "an overloaded server",
     Verdict.SERVER_FAILED: "a failure of the server",
@@ -426,6 +427,42 @@ def test_the_page_has_the_words_of_the_program(verdict: Verdict) -> None:
     first = text.partition(".\n")[0]
     for status in WORDLESS.keys() - {500, 502, 504, 520}:
         assert (str(status) in first) == (WORDLESS[status] is verdict), status
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "Either x-portkey-config or x-portkey-provider header is required"),
+        (400, "anthropic-version: header is required"),
+        (400, "Missing required header: api-key"),
+        (400, "Missing x-api-key header"),
+        (422, "Required header 'X-Tenant' is not present."),
+        (400, "Missing required query parameter: api-version"),
+        (400, "The api-version query parameter is required"),
+    ],
+)
+def test_a_missing_header_is_a_matter_of_the_profile(status: int, words: str) -> None:
+    """F21: the words of gateways that insist on one; Portkey sends no word beside them."""
+    refused = Refused(read_refusal(status, {"status": "failure", "message": words}))
+    assert refused.refusal.verdict is Verdict.HEADER_MISSING
+    assert words in str(refused)
+    assert str(refused).endswith("name it in 'headers' or 'query' of the profile, kimi-config(5)")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "Invalid base64 image: missing header"),
+        (400, "Invalid request: the PNG header is missing"),
+        (400, "the column header is required"),
+        (400, "x-portkey-custom-host header is not valid"),
+        (400, f"{'the prompt says ' * 20} that the x-api-key header is required"),
+        (413, "Missing x-api-key header"),
+    ],
+)
+def test_other_headers_are_the_request_s(status: int, words: str) -> None:
+    """Those of files and tables, and what a text repeats of a prompt."""
+    assert read_refusal(status, {"message": words}).verdict is Verdict.REQUEST_REFUSED
 
 
 def test_a_word_has_one_meaning() -> None:

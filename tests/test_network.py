@@ -13,6 +13,7 @@ import pytest
 from answers import assert_failed
 from conftest import CANARY
 from program import Kimi
+from resolver import lead_to
 from server import ReplayServer, Reply, stream
 
 
@@ -57,7 +58,8 @@ def test_localhost_and_ipv6_are_this_machine(anywhere: Kimi) -> None:
     ("url", "why"),
     [
         ("http://api.example.com/v1", "plain http would show the token to the network"),
-        ("http://10.0.0.1/v1", "plain http"),
+        ("http://10.0.0.1/v1", "insecure_http = true in its profile"),
+        ("http://ollama:11434/v1", "insecure_http = true in its profile"),
         ("http://127.0.0.1.example.com", "plain http"),
         ("http://localhost.example.com", "plain http"),
         ("ftp://example.com", "it must begin with https:// and a host"),
@@ -69,6 +71,7 @@ def test_localhost_and_ipv6_are_this_machine(anywhere: Kimi) -> None:
         ("https://example.com/v1?x=1", "it must not have a query or fragment"),
         ("https://example.com/v1?", "it must not have a query or fragment"),
         ("https://example.com/v1#x", "it must not have a query or fragment"),
+        ("https://example.com/chat/completions#x", "it must not have a query or fragment"),
         ("https://example.com:99999", "port"),
         ("https://example.com:x", "port"),
         ("https://[::1", "invalid ipv6 url"),
@@ -85,7 +88,73 @@ def test_bad_base_urls(anywhere: Kimi, url: str, why: str) -> None:
     assert "pw" not in result.error
 
 
-@pytest.mark.parametrize("end", ["", "/", "//"])
+PLAIN = """
+[profiles.near]
+base_url = "http://{host}:11434/v1"
+auth = "none"
+insecure_http = {allowed}
+"""
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("ollama", "my_service-1", "10.1.2.3", "172.31.0.1", "192.168.0.9", "169.254.1.1"),
+        *("100.64.0.1", "[fd00::1]", "[fe80::1]", "[::ffff:10.0.0.1]", "host.docker.internal"),
+    ],
+)
+def test_plain_http_in_a_network_of_ones_own(
+    kimi: Kimi, home: Path, server: ReplayServer, host: str
+) -> None:
+    """F21: insecure_http of the profile allows it, by no proxy; without it, 78 names the key."""
+    server.script(stream("x"))
+    variables = lead_to(server.port, home / "resolver")
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+    run = kimi.but("ask", "--profile", "near", "hi", env={**variables, **proxies})
+    write_config(home, PLAIN.format(host=host, allowed="true"))
+    result = run()
+    assert (result.stdout, result.status) == (b"x\n", 0), result.error
+    write_config(home, PLAIN.format(host=host, allowed="false"))
+    assert_failed(run(), 78, "profile near", "use https", "insecure_http = true in its profile")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("api.example.com", "8.8.8.8", "134744072", "0x08080808", "8.8", "ollama.", "172.32.0.1"),
+        *("[2001:db8::1]", "[::ffff:8.8.8.8]", "10.0.0.1.example.com", "ollama.local.example.com"),
+    ],
+)
+def test_plain_http_stays_out_of_the_public(kimi: Kimi, home: Path, host: str) -> None:
+    """F21: insecure_http is no leave to show a token to everybody; it says what it is for."""
+    write_config(home, PLAIN.format(host=host, allowed="true"))
+    result = kimi("ask", "--profile", "near", "hi")
+    assert_failed(result, 78, "plain http would show", "insecure_http is for private addresses")
+
+
+def test_plain_http_is_for_the_profile_s_own_origin(kimi: Kimi, home: Path) -> None:
+    """F21: a URL that was named elsewhere is not trusted by it, one of the same origin is."""
+    write_config(home, PLAIN.format(host="ollama", allowed="true"))
+    run = kimi.but("ask", "--profile", "near", "--retries", "0")
+    for url in ("http://ollama:11435/v1", "http://other:11434/v1", "http://10.0.0.1/v1"):
+        assert_failed(run("--base-url", url, "hi"), 78, "--base-url", "plain http would show")
+    assert kimi("ask", "--base-url", "http://ollama:11434/v1", "hi").status == 78
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    variables = lead_to(port, home / "resolver")
+    result = run("--base-url", "http://OLLAMA:11434/v2", "hi", env=variables)
+    assert_failed(result, 75, "cannot reach OLLAMA:11434")
+
+
+def write_config(home: Path, text: str) -> None:
+    """Write the configuration file."""
+    folder = home / ".config/kimi"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.toml").write_text(text)
+
+
+@pytest.mark.parametrize("end", ["", "/", "//", "/chat/completions", "/chat/completions/"])
 def test_the_endpoint(ask: Kimi, server: ReplayServer, end: str) -> None:
     """The endpoint is the base URL and /chat/completions, however the URL ends."""
     server.script(stream("x"))
@@ -223,6 +292,15 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         pass
 
 
+def relay(client: socket.socket, port: int) -> None:
+    """Hand on what comes from either side, until both have ended."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as upstream:
+        back = threading.Thread(target=_copy, args=(upstream, client), daemon=True)
+        back.start()
+        _copy(client, upstream)
+        back.join(10)
+
+
 class Proxy:
     """An HTTP proxy on loopback: keeps what each client sends first, and replies as told."""
 
@@ -260,14 +338,7 @@ class Proxy:
                 self.heads.append(head)
                 client.sendall(self._reply)
                 if self._upstream is not None:
-                    self._relay(client, self._upstream)
-
-    def _relay(self, client: socket.socket, port: int) -> None:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as upstream:
-            back = threading.Thread(target=_copy, args=(upstream, client), daemon=True)
-            back.start()
-            _copy(client, upstream)
-            back.join(10)
+                    relay(client, self._upstream)
 
 
 @contextmanager

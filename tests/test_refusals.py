@@ -58,6 +58,7 @@ STATUSES = {
     Verdict.REQUEST_REFUSED: (ExitStatus.DATA, False),
     Verdict.TOKEN_REFUSED: (ExitStatus.NO_PERMISSION, False),
     Verdict.QUOTA_USED_UP: (ExitStatus.NO_PERMISSION, False),
+    Verdict.HEADER_MISSING: (ExitStatus.CONFIG, False),
     Verdict.NOT_SERVED: (ExitStatus.UNAVAILABLE, False),
     Verdict.NOT_THE_API: (ExitStatus.PROTOCOL, False),
 }

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_cli.errors import ConfigError
+from kimi_cli.settings.addresses import check_base_url, find_origin
 from kimi_cli.settings.configfile import SETTINGS, ConfigFile, find_config_path, read_config
-from kimi_cli.settings.precedence import check_base_url, find_origin, resolve
+from kimi_cli.settings.precedence import resolve
 
 GIVEN: dict[str, tuple[Any, str, Any]] = {
     "profile": ("moonshot", "moonshot-cn", "local"),

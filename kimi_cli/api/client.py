@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import count
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from kimi_cli import __version__
@@ -176,6 +177,8 @@ class Client:
         transport: Transport,
         *,
         bearer_token: str | None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        secrets: Mapping[str, str] = MappingProxyType({}),
         limits: Limits,
         policy: RetryPolicy,
         notify: Callable[[Retry], None] = lambda retry: None,
@@ -183,19 +186,20 @@ class Client:
     ) -> None:
         """Use *transport*; *notify* is told of every further attempt before its wait.
 
-        *advise* says what can be done where the host does not know a model.
+        *headers* go along with every request; *secrets*, each with what stands in its place, are
+        hidden where the host repeats them, as the token is. *advise* says what can be done where
+        the host does not know a model.
         """
         self._transport = transport
         self._limits = limits
         self._policy = policy
         self._notify = notify
         self._advise = advise
-        self._veil = Veil(bearer_token)
-        self._headers = {
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-            "User-Agent": f"kimi-pipe/{__version__}",
-        }
+        self._veil = Veil(bearer_token, secrets)
+        self._headers = dict(headers)
+        if "user-agent" not in map(str.lower, headers):
+            self._headers["User-Agent"] = f"kimi-pipe/{__version__}"
+        self._headers |= {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if bearer_token is not None:
             self._headers["Authorization"] = f"Bearer {bearer_token}"
 
@@ -232,11 +236,19 @@ class Client:
         )
 
     def explain(self, error: KimiError, model: str) -> None:
-        """Add to *error* what can be done, where it says that there is no such *model*."""
-        if not isinstance(error, Refused) or error.refusal.verdict is not Verdict.NOT_SERVED:
+        """Add to *error* what can be done: where it is the key, or there is no such *model*."""
+        if not isinstance(error, Refused):
+            return
+        self._note_token(error)
+        if error.refusal.verdict is not Verdict.NOT_SERVED:
             return
         if error.refusal.names_model and (advice := self._advise(self, model)):
             error.args = (f"{error}; {advice}",)
+
+    def _note_token(self, error: Refused) -> None:
+        """Let *error* say that no bearer token was sent, where one is refused."""
+        if error.refusal.verdict is Verdict.TOKEN_REFUSED and "Authorization" not in self._headers:
+            error.miss_token()
 
     def hurry(self) -> Client:
         """Return a client for what is only good to know: it waits little, and tries once."""
@@ -302,7 +314,11 @@ class Client:
         """Yield a reply of status 2xx; raise Refused or NotTheApi for any other."""
         call = Call(method, path, self._headers, body)
         with self._transport.exchange(call, self._limits, deadline) as reply:
-            check_status(reply)
+            try:
+                check_status(reply)
+            except Refused as error:
+                self._note_token(error)
+                raise
             yield reply
 
 

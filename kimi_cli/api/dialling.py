@@ -1,4 +1,4 @@
-"""A TCP connection to whichever of a host's addresses answers first (RFC 8305).
+"""A TCP connection to whichever of a host's addresses answers first (RFC 8305), or a socket's.
 
 A host may have an address that swallows every packet, a broken IPv6 say: trying one after the
 other with the whole limit each would never come to the next.
@@ -54,6 +54,19 @@ def dial(host: str, port: int, seconds: float, options: Iterable[Sequence[Any]])
                 trying.pop(descriptor).close()
                 failure = OSError(reason, os.strerror(reason))
     raise failure or OSError(f"no address of {host} can be used")
+
+
+def dial_socket(path: str, seconds: float) -> socket.socket:
+    """Return a socket that is connected to the one at *path*, within *seconds*; raises OSError."""
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(seconds)
+        connected.connect(path)
+        connected.settimeout(None)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
 
 
 def _interleave(found: Sequence[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kimi_cli.api.dialling import dial
+from kimi_cli.api.dialling import dial, dial_socket
 from kimi_cli.api.route import Place, Route
 from kimi_cli.errors import ConfigError
 
@@ -25,13 +25,14 @@ class DirectWay:
     def __init__(self, route: Route, place: Place) -> None:
         """Prepare; nothing is opened, and no certificate read, before it is needed."""
         self._authorities = route.authorities
+        self._socket = route.socket
         self._place = place
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
 
     def locate(self, path: str) -> str:
         """Return the request target of an endpoint."""
-        return self._place.path + path
+        return self._place.path + path + self._place.query
 
     def list_fields(self) -> dict[str, str]:
         """Return the header fields that the way itself asks for."""
@@ -44,6 +45,8 @@ class DirectWay:
         """
         place, ends = self._place, time.monotonic() + seconds
         try:
+            if self._socket is not None:
+                return dial_socket(self._socket, seconds)
             connected = dial(place.host, place.port, seconds, _OPTIONS)
         except TimeoutError:
             raise TimeoutError(f"no answer within {seconds:g} s") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
@@ -13,6 +14,8 @@ from kimi_cli.errors import KimiError, NotTheApi, StreamTruncated, TimedOut, Unr
 _NO_TLS = ("wrong_version_number", "http_request", "unsupported_protocol")
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 _LATER = "; check the network and the address; try again later"
+_REFUSED = r"Tunnel connection failed|SOCKS\d authentication|\A0x0[278]: "
+"""How an HTTP proxy says no, and how a SOCKS proxy (RFC 1928) does."""
 _CUTS = (RemoteDisconnected, IncompleteRead)
 
 
@@ -25,7 +28,7 @@ def explain_failure(
     """
     if isinstance(error, KimiError):
         return error
-    host, root, reason = route.authority, find_root(error), describe(error)
+    host, root, reason = route.host, find_root(error), describe(error)
     if isinstance(root, socket.gaierror):
         return _explain_resolution(root, f"cannot resolve {host}{via}: {reason}", via)
     if isinstance(root, ssl.SSLError):
@@ -33,17 +36,28 @@ def explain_failure(
     if connecting and isinstance(root, TimeoutError):
         what = f"no connection to {host}{via}: {reason} (limit: connect-timeout)"
         return TimedOut(what, sent=False)
-    if "Tunnel connection failed" in reason:
+    if via and re.search(_REFUSED, reason):
         what = f"the proxy refuses the way to {host}: {reason}"
         return Unreachable(f"{what}; ask who runs it, or name the host in NO_PROXY")
     if connecting and isinstance(error, (HTTPException, OSError)):
-        return Unreachable(f"cannot reach {host}{via}: {reason}{_LATER}", transient=True)
+        return _explain_unreached(root, f"cannot reach {host}{via}: {reason}", route)
     if isinstance(root, HTTPException) and not isinstance(root, (*_CUTS, CutHead)):
         return NotTheApi(f"{host} does not speak HTTP: {reason}")
     if isinstance(error, (HTTPException, OSError)):
         where = "within its" if isinstance(root, (IncompleteRead, CutHead)) else "without a"
         return StreamTruncated(f"{host} closed the connection {where} reply: {reason}")
     raise error
+
+
+def _explain_unreached(error: BaseException, what: str, route: Route) -> Unreachable:
+    """Tell what is not served now from a socket that never will be."""
+    if route.socket is None:
+        return Unreachable(f"{what}{_LATER}", transient=True)
+    if isinstance(error, NotADirectoryError):
+        return Unreachable(f"{what}; a path of the URL stands behind a colon: unix:/a.sock:/v1")
+    if isinstance(error, PermissionError):
+        return Unreachable(f"{what}; ask who runs its server to let you in")
+    return Unreachable(f"{what}; start its server, or try again later", transient=True)
 
 
 def _explain_resolution(error: BaseException, what: str, via: str) -> Unreachable:

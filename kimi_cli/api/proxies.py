@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ from kimi_cli.api.failures import describe, find_root
 from kimi_cli.api.route import Route
 from kimi_cli.errors import ConfigError
 
+_BEFORE = r"\A\w+\([^()]*\): (?:Failed to establish a new connection: )?(?:\[Errno -?\d+\] )?"
+"""What urllib3 says before a reason that it has as text alone: that of a SOCKS proxy."""
+
 
 class ProxiedWay(HTTPAdapter):
     """Opens connections to the origin of a route by way of its proxy."""
@@ -53,7 +57,8 @@ class ProxiedWay(HTTPAdapter):
             pool: Any = self.get_connection_with_tls_context(request, True, self._proxies)
             self.cert_verify(pool, request.url or "", True, None)
         except (RequestException, HTTPError, OSError, ValueError) as error:
-            raise ConfigError(f"cannot use the proxy or CA settings: {error}") from error
+            reason = re.sub(r"//[^/@\s]*@", "//…@", str(error))  # a proxy may have a password
+            raise ConfigError(f"cannot use the proxy or CA settings: {reason}") from error
         self._pool = pool
         if route.authorities:
             files = [path for path in route.authorities if not os.path.isdir(path)]
@@ -83,7 +88,7 @@ class ProxiedWay(HTTPAdapter):
             connection._new_conn = partial(_dial, connection, seconds)
         try:
             with _cut_after(connection, seconds):
-                if self._pool.scheme == "https":
+                if self._pool.proxy is not None and self._pool.scheme == "https":
                     # urllib3 keeps the CONNECT through a proxy in this one place.
                     self._pool._prepare_proxy(connection)
                 else:
@@ -99,7 +104,8 @@ class ProxiedWay(HTTPAdapter):
 
     def _prepare(self, path: str) -> PreparedRequest:
         request = PreparedRequest()
-        request.prepare_url(self._route.base_url + path, None)
+        query = f"?{self._route.query}" if self._route.query else ""
+        request.prepare_url(f"{self._route.base_url}{path}{query}", None)
         return request
 
 
@@ -112,10 +118,10 @@ def choose_proxy(route: Route) -> ProxiedWay | None:
 
 def _translate(error: HTTPError) -> OSError:
     """Return what the standard library would have raised."""
-    if isinstance(error, ConnectTimeoutError):
+    if type(error) is ConnectTimeoutError:  # a refused connection is of a kind of it
         return TimeoutError(str(error.args[-1]))
     root = find_root(error)
-    return root if isinstance(root, OSError) else OSError(describe(error))
+    return root if isinstance(root, OSError) else OSError(re.sub(_BEFORE, "", describe(error)))
 
 
 def _dial(connection: Any, seconds: float) -> socket.socket:

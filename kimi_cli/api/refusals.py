@@ -4,7 +4,8 @@
 2. Else the status decides, as RFC 9110 has it: 401, 402, 404, 405, 408, 409, 410, 425, 429, 5xx.
 3. Where it says only "no" (400, 403, 413, 422, ...), a plainer word decides, and else "no" is it.
 4. In a reply that began well (200, a stream) vague words decide, too; "try later" is the rest.
-5. Then the text may say more: an unknown model, a spent quota, a request that is not supported.
+5. Then the text may say more: an unknown model, a spent quota, a missing header, a request that
+   is not supported.
 
 Sources of the words: the documents of the gateway (docs.acedata.cloud), Moonshot
 (platform.kimi.ai/docs/api/errors), OpenAI, Anthropic, Azure and Google (google.rpc.Code), and
@@ -42,6 +43,7 @@ class Verdict(Enum):
     REQUEST_REFUSED = "request refused", ExitStatus.DATA, False
     TOKEN_REFUSED = "token refused", ExitStatus.NO_PERMISSION, False
     QUOTA_USED_UP = "quota used up", ExitStatus.NO_PERMISSION, False
+    HEADER_MISSING = "header missing", ExitStatus.CONFIG, False
     NOT_SERVED = "not served", ExitStatus.UNAVAILABLE, False
     NOT_THE_API = "not the API", ExitStatus.PROTOCOL, False
 
@@ -175,6 +177,17 @@ _UNKNOWN_MODEL = (
     r"(?:is )?no longer (?:available|served|supported)\b(?! (?:for|with|in|when)))"
 )
 _BAD_TOKEN = r"\A.{0,120}\bapi key not valid"
+_HEADER_NAME = r"\b[a-z][a-z0-9]{0,30}(?:[-_][a-z0-9]{1,30}){1,6}\b"
+_HEADER_WORDS = (
+    rf"\A.{{0,80}}{_HEADER_NAME}['\"`]?:? (?:request |http )?headers?\b.{{0,40}}"
+    r"\b(?:required|missing|must be|not (?:set|present|provided|specified|found))"
+    r"|\A.{0,80}\b(?:missing|required|requires|without|no)\b.{0,40}"
+    rf"(?:\b(?:required|request|http) headers?\b|{_HEADER_NAME}['\"`]? headers?\b|"
+    rf"\bheaders?:? ['\"`]?{_HEADER_NAME})"
+    r"|\A.{0,80}\bquery (?:string )?param(?:eter)?s?\b.{0,40}\b(?:required|missing|not specified)"
+    r"|\A.{0,80}\b(?:missing|required|requires)\b.{0,40}\bquery (?:string )?param(?:eter)?s?\b"
+)
+"""At the beginning: Portkey's, Anthropic's and Azure's words for what a gateway insists on."""
 _UNSUPPORTED = (
     r"\b(?:(?:is|are) )?not supported\b|\bunsupported\b|\bdoes not support\b"
     r"|\bcontext (?:size|length|window)\b|\broles must alternate\b"
@@ -187,6 +200,7 @@ _ADVICE = {
     Verdict.SERVER_FAILED: _LATER,
     Verdict.TOKEN_REFUSED: "check it with 'kimi auth status', replace it with 'kimi auth login'",
     Verdict.QUOTA_USED_UP: "recharge the account",
+    Verdict.HEADER_MISSING: "name it in 'headers' or 'query' of the profile, kimi-config(5)",
     Verdict.SPENT_FOR_NOW: "this limit resets by itself, but not soon",
     Verdict.NOT_SERVED: "check --model and --base-url; 'kimi models' lists what there is",
     Verdict.NOT_THE_API: "check --base-url",
@@ -222,6 +236,8 @@ class Refusal:
     param: str | None = None
     is_limit: bool = False
     teller: Teller = Teller.API
+    has_token: bool = True
+    """Whether the request brought a bearer token."""
 
     @property
     def verdict(self) -> Verdict:
@@ -247,6 +263,8 @@ class Refusal:
             return "ask in other words"
         if self.verdict is Verdict.REQUEST_REFUSED and "stream_options" in (self.message or ""):
             return "set ask_usage = false in this host's profile"
+        if self.verdict is Verdict.TOKEN_REFUSED and not self.has_token:
+            return "no bearer token was sent; see 'auth' and 'headers' in kimi-config(5)"
         advice = _ADVICE.get(self.verdict)
         said = self.retry_after or "try again" in (self.message or "")[:_SHOWN].lower()
         return None if said and advice == _LATER else advice
@@ -285,14 +303,21 @@ class Refusal:
                 return Verdict.QUOTA_USED_UP
             if self.names_model:
                 return Verdict.NOT_SERVED
-        if verdict is Verdict.REQUEST_REFUSED and _says(_BAD_TOKEN, words):
-            return Verdict.TOKEN_REFUSED
-        if verdict is Verdict.SERVER_FAILED and self._is_final():
-            return Verdict.REQUEST_REFUSED
-        return None
+        if verdict is Verdict.REQUEST_REFUSED:
+            return self._read_demand()
+        return Verdict.REQUEST_REFUSED if self._is_final(verdict) else None
 
-    def _is_final(self) -> bool:
+    def _read_demand(self) -> Verdict | None:
+        """Return what a refusal wants besides another request; None where it does not say."""
+        if _says(_BAD_TOKEN, self.message):
+            return Verdict.TOKEN_REFUSED
+        wants_header = self.http_status in (400, 422) and _says(_HEADER_WORDS, self.message)
+        return Verdict.HEADER_MISSING if wants_header else None
+
+    def _is_final(self, verdict: Verdict) -> bool:
         """Tell whether a failure would be the same each time: the API's own words say so."""
+        if verdict is not Verdict.SERVER_FAILED:
+            return False
         in_api = self.teller in (Teller.API, Teller.ANSWER)
         return in_api and self.http_status in (200, 500) and _says(_UNSUPPORTED, self.message)
 
@@ -305,6 +330,11 @@ class Refused(KimiError):
         self.refusal = refusal
         self.status = refusal.verdict.status
         super().__init__(_compose(refusal))
+
+    def miss_token(self) -> None:
+        """Say what can be done where the request brought no bearer token."""
+        self.refusal = replace(self.refusal, has_token=False)
+        self.args = (_compose(self.refusal),)
 
 
 def read_refusal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from typing import Any, Protocol
 
@@ -16,6 +17,9 @@ DOCUMENT_LIMIT = 64 * 2**20
 """Bytes of one JSON document."""
 ERROR_LIMIT = 2**20
 """Bytes of what comes with a status that is no success."""
+_LOGIN = r"(?i)log-?in|sign-?in|sso|oauth|saml|cdn-cgi/access|/auth"
+"""What stands in the URL of a page that a person is to log in at."""
+_LONGEST_TARGET = 2000
 _LONGEST_ID = 200
 """Characters of a header field that are kept."""
 
@@ -125,9 +129,12 @@ def explain_foreign(reply: Readable, start: bytes) -> NotTheApi:
 def _explain_status(reply: Readable) -> KimiError:
     if 300 <= reply.status < 400:
         target = reply.header("location") or "nowhere"
+        is_login = re.search(_LOGIN, target[:_LONGEST_TARGET]) is not None
+        advice = "whoever stands before it may want 'headers' of the profile, kimi-config(5)"
         return NotTheApi(
             f"the host redirects (HTTP {reply.status}) to {target[:200]}; redirects are not "
-            "followed, for the prompt and token would go with them; check --base-url"
+            "followed, for the prompt and token would go with them; "
+            f"{advice if is_login else 'check --base-url'}"
         )
     body = b""
     with contextlib.suppress(KimiError):

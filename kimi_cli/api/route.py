@@ -16,18 +16,22 @@ class Route:
     """How to reach an origin: its base URL, proxies by scheme, and whom to trust.
 
     *authorities* are files and folders of certificates, *are_named* whether somebody chose them;
-    where there are none, those count that come with requests.
+    where there are none, those count that come with requests. *socket* is the path of a socket of
+    this machine that is connected to in the place of the URL's host. *query* stands behind the
+    paths of all endpoints.
     """
 
     base_url: str
     proxies: Mapping[str, str] = field(default_factory=dict)
     authorities: tuple[str, ...] = ()
     are_named: bool = True
+    socket: str | None = None
+    query: str = ""
 
     @property
-    def authority(self) -> str:
-        """The host (and port) of the base URL, for messages."""
-        return self.base_url.split("/")[2]
+    def host(self) -> str:
+        """What is spoken to, for messages: the host (and port) of the base URL, or the socket."""
+        return self.base_url.split("/")[2] if self.socket is None else f"unix:{self.socket}"
 
     def locate(self) -> Place:
         """Return where the base URL points."""
@@ -41,6 +45,7 @@ class Route:
             is_secure=parts.scheme == "https",
             authority=shown if port == _PORTS[parts.scheme] else f"{shown}:{port}",
             path=quote(parts.path, safe=_KEPT),
+            query=f"?{self.query}" if self.query else "",
         )
 
 
@@ -55,6 +60,8 @@ class Place:
     """What the Host field says."""
     path: str
     """What the paths of its endpoints begin with."""
+    query: str = ""
+    """What they end with, its question mark included."""
 
 
 def _spell(host: str) -> str:

@@ -1,39 +1,50 @@
-"""A host that repeats the bearer token must not bring it into what we write."""
+"""A host that repeats a secret of the request must not bring it into what we write."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-_SHORTEST = 6
-"""Characters of a token below which it would be found in ordinary words."""
-_SHOWN = "[bearer token]"
+SHORTEST_SECRET = 6
+"""Characters of a secret below which it would be found in ordinary words."""
+TOKEN_SHOWN = "[bearer token]"
 
 
 class Veil:
-    """Takes one bearer token out of what a host says."""
+    """Takes the bearer token, and other secrets, out of what a host says."""
 
-    def __init__(self, token: str | None) -> None:
-        """Hide *token*; None, or one that is too short to be told from words, hides nothing."""
-        self._token = token if token is not None and len(token) >= _SHORTEST else None
+    def __init__(self, token: str | None, others: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Hide *token* and *others*, each with what stands in its place.
+
+        None, or one that is too short to be told from words, hides nothing.
+        """
+        shown = {**({token: TOKEN_SHOWN} if token is not None else {}), **others}
+        known = [secret for secret in shown if len(secret) >= SHORTEST_SECRET]
+        # The longest first: one may be a part of another.
+        self._shown = {secret: shown[secret] for secret in sorted(known, key=len, reverse=True)}
+        self._encoded = [secret.encode() for secret in self._shown]
 
     def cover(self, value: Any) -> Any:
-        """Return *value*, any JSON, without the token in any of its strings."""
-        if self._token is None:
-            return value
-        return _replace(value, self._token)
+        """Return *value*, any JSON, without a secret in any of its strings."""
+        return self._replace(value) if self._shown else value
 
     def cover_read(self, value: Any, data: bytes) -> Any:
-        """Return *value*, read from *data*, without the token: most bodies hold none at all."""
-        if self._token is None or (b"\\" not in data and self._token.encode() not in data):
+        """Return *value*, read from *data*, without secrets: most bodies hold none at all."""
+        if not self._shown:
             return value
-        return _replace(value, self._token)
+        if b"\\" not in data and not any(secret in data for secret in self._encoded):
+            return value
+        return self._replace(value)
 
-
-def _replace(value: Any, token: str) -> Any:
-    if isinstance(value, str):
-        return value.replace(token, _SHOWN) if token in value else value
-    if isinstance(value, list):
-        return [_replace(entry, token) for entry in value]
-    if isinstance(value, dict):
-        return {_replace(key, token): _replace(entry, token) for key, entry in value.items()}
-    return value
+    def _replace(self, value: Any) -> Any:
+        if isinstance(value, str):
+            for secret, shown in self._shown.items():
+                if secret in value:
+                    value = value.replace(secret, shown)
+            return value
+        if isinstance(value, list):
+            return [self._replace(entry) for entry in value]
+        if isinstance(value, dict):
+            return {self._replace(key): self._replace(entry) for key, entry in value.items()}
+        return value

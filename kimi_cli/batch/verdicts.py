@@ -21,7 +21,12 @@ from kimi_cli.errors import KimiError, StreamTruncated, TimedOut, Unreachable
 _SOON, _FREE_OVERLOADS = 5, 20
 """Times that a row is told of overload before it waits longer, and before that costs attempts."""
 _JITTER = 0.5
-_FATAL = (Meaning.TOKEN_REFUSED, Meaning.QUOTA_USED_UP, Meaning.SPENT_FOR_NOW)
+_FATAL = (
+    Meaning.TOKEN_REFUSED,
+    Meaning.QUOTA_USED_UP,
+    Meaning.SPENT_FOR_NOW,
+    Meaning.HEADER_MISSING,
+)
 
 
 class Fate(Enum):

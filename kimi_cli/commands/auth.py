@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from kimi_cli.errors import ConfigError, MissingInput
-from kimi_cli.host import find_token, load_settings, open_stores, verify_token, wants_token
+from kimi_cli.host import (
+    add_to_requests,
+    find_token,
+    load_settings,
+    open_stores,
+    verify_token,
+    wants_token,
+)
 from kimi_cli.options.bundles import HostOptions, host_options, token_file_option, verbosity_options
 from kimi_cli.system.stdin import open_stdin
 from kimi_cli.system.terminal import Terminal
 
 if TYPE_CHECKING:
     from kimi_cli.credentials.bearer import BearerToken
+    from kimi_cli.settings.additions import Additions
     from kimi_cli.settings.precedence import Settings
 
 _LONGEST = 8192
@@ -132,15 +140,17 @@ def status(terminal: Terminal, *, host: HostOptions, token_file: str | None, as_
     Exits with 78 when there is none.
     """
     settings = _load_settings(terminal, host)
+    found, additions = None, None
     try:
-        is_wanted = wants_token(settings, token_file)
-        found = find_token(terminal, settings, token_file) if is_wanted else None
+        additions = add_to_requests(terminal, settings)
+        if wants_token(settings, token_file):
+            found = find_token(terminal, settings, token_file)
     except ConfigError as error:
         if as_json:
-            terminal.write(_dump_status(settings, None, problem=str(error)))
+            terminal.write(_dump_status(settings, found, additions, problem=str(error)))
         raise
     write = _dump_status if as_json else _format_status
-    terminal.write(write(settings, found))
+    terminal.write(write(settings, found, additions))
 
 
 @auth.command(epilog=TOKEN_EPILOG)
@@ -187,23 +197,31 @@ def _ask_at_terminal(question: str) -> str:
             raise ConfigError("no bearer token was typed") from error
 
 
-def _format_status(settings: Settings, found: BearerToken | None) -> str:
+def _format_status(settings: Settings, found: BearerToken | None, additions: Additions) -> str:
     lines = [f"origin   {settings.origin}", f"source   {found.source if found else 'none needed'}"]
     if found is not None:
         lines.append(f"token    {found.tail}")
+    lines += [f"header   {name}" for name, _ in additions.headers]
+    lines += [f"query    {name}" for name, _ in additions.query]
     if backend := os.environ.get("PYTHON_KEYRING_BACKEND"):
         lines.append(f"back end {backend} (PYTHON_KEYRING_BACKEND)")
     return "\n".join(lines) + "\n"
 
 
 def _dump_status(
-    settings: Settings, found: BearerToken | None, *, problem: str | None = None
+    settings: Settings,
+    found: BearerToken | None,
+    additions: Additions | None,
+    *,
+    problem: str | None = None,
 ) -> str:
     shown = {
         "origin": settings.origin,
         "source": found.source if found else None,
         "token": found.tail if found else None,
         "needed": not settings.is_open,
+        "headers": [name for name, _ in additions.headers] if additions else [],
+        "query": [name for name, _ in additions.query] if additions else [],
         "error": problem,
     }
     return json.dumps(shown, ensure_ascii=False) + "\n"

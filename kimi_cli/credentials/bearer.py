@@ -16,7 +16,8 @@ from pathlib import Path
 from kimi_cli.credentials.keychain import Keychain, KeychainError
 from kimi_cli.credentials.tokenfile import TokenFile
 from kimi_cli.errors import ConfigError
-from kimi_cli.settings.precedence import Settings, is_loopback
+from kimi_cli.settings.addresses import is_loopback
+from kimi_cli.settings.precedence import Settings
 from kimi_cli.settings.profiles import BUILT_IN
 from kimi_cli.system.stdin import open_stdin
 

@@ -29,6 +29,8 @@ class Setting:
     minimum: float | None = None
     maximum: float = float("inf")
     choices: tuple[str, ...] = ()
+    find_flaw: Callable[[Mapping[str, str]], str | None] = lambda table: None
+    """Says what is wrong with a table."""
 
     @property
     def wanted(self) -> str:
@@ -79,12 +81,28 @@ SETTINGS: dict[str, Setting] = {
     "markdown": Setting(_parse_switch, (bool,), default=False),
 }
 
+
+def _find_header_flaw(table: Mapping[str, str]) -> str | None:
+    from kimi_cli.settings.variables import find_header_flaw  # noqa: PLC0415 - few profiles have any
+
+    return find_header_flaw(table)
+
+
+def _find_query_flaw(table: Mapping[str, str]) -> str | None:
+    from kimi_cli.settings.variables import find_query_flaw  # noqa: PLC0415 - few profiles have any
+
+    return find_query_flaw(table)
+
+
 PROFILE_KEYS: dict[str, Setting] = {
     "base_url": Setting(str, (str,), ""),
     "model": Setting(str, (str,), None),
     "auth": Setting(str, (str,), "token", choices=("token", "none")),
     "token_variable": Setting(str, (str,), None),
     "token_command": Setting(str, (list,), ()),
+    "headers": Setting(str, (dict,), {}, find_flaw=_find_header_flaw),
+    "query": Setting(str, (dict,), {}, find_flaw=_find_query_flaw),
+    "insecure_http": Setting(str, (bool,), default=False),
     "models": Setting(str, (str,), "live", choices=("live", "documented")),
     "ask_usage": Setting(str, (bool,), True),
     "thinking": Setting(str, (str,), "thinking", choices=tuple(THINKING)),
@@ -207,6 +225,11 @@ class _TableReader:
                 if not all(isinstance(word, str) for word in value):
                     raise self.complain(section, key, "a list of strings")
                 value = tuple(value)
+            if isinstance(value, dict):
+                if not all(isinstance(text, str) for text in value.values()):
+                    raise self.complain(section, key, row.wanted)
+                if flaw := row.find_flaw(value):
+                    raise ConfigError(f"{self._find(section, key)}: {flaw}")
             if wanted := row.check(value):
                 raise self.complain(section, key, wanted)
             values[key] = value
@@ -272,4 +295,5 @@ def _name_type(kind: type) -> str:
         float: "a number",
         bool: "true or false",
         list: "a list of strings",
+        dict: "a table of strings",
     }[kind]

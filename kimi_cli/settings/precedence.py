@@ -5,19 +5,17 @@ The environment variable of a setting is ``KIMI_`` and its name in capitals.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import parse_qsl
 
 from kimi_cli.errors import ConfigError
+from kimi_cli.settings.addresses import check_base_url, find_origin
 from kimi_cli.settings.configfile import SETTINGS, ConfigFile
 from kimi_cli.settings.profiles import BUILT_IN, DEFAULT_MODEL, Profile
-
-_LOOPBACK = r"localhost|127(\.\d{1,3}){3}|::1"
 
 
 class Rank(IntEnum):
@@ -69,9 +67,11 @@ class Settings:
     markdown: bool
     profiles: tuple[str, ...]
     token_variables: tuple[str, ...] = ()
-    """Variables that profiles of the configuration take tokens from."""
+    """Variables that profiles of the configuration take tokens, headers and queries from."""
     prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the configuration says of the price of models; see ``settings.prices``."""
+    query: tuple[tuple[str, str], ...] = ()
+    """What stood behind the base URL, where the whole of an endpoint was pasted."""
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Where each value came from."""
 
@@ -143,16 +143,16 @@ def resolve(
     profile = _find_profile(settled["profile"], profiles)
     if kept and profile.name != kept["profile"]:
         settled["model"] = _settle("model", options, environment, config, {})
-    settled["base_url"] = _choose_base_url(
-        settled["base_url"], settled["profile"].source.rank, profile
-    )
+    chosen = _choose_base_url(settled["base_url"], settled["profile"].source.rank, profile)
+    settled["base_url"] = chosen._replace(value=_check(chosen, profile))
     settled["model"] = _choose_model(settled["model"], profile, config)
     values = {name: entry.value for name, entry in settled.items()}
     return Settings(
         **{**values, "profile": profile},
         profiles=tuple(profiles),
-        token_variables=tuple(p.token_variable for p in profiles.values() if p.token_variable),
         prices=config.prices,
+        token_variables=_list_variables(profiles),
+        query=tuple(parse_qsl(chosen.value.partition("?")[2], keep_blank_values=True)),
         sources={name: entry.source for name, entry in settled.items()},
     )
 
@@ -165,52 +165,14 @@ def list_profiles(config: ConfigFile) -> dict[str, Profile]:
     return profiles
 
 
-def find_origin(base_url: str) -> str:
-    """Return ``scheme://host[:port]`` in lower case, without the scheme's own port."""
-    parts = urlsplit(base_url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    if parts.port in (None, {"https": 443, "http": 80}.get(parts.scheme)):
-        return f"{parts.scheme}://{host}"
-    return f"{parts.scheme}://{host}:{parts.port}"
+def _list_variables(profiles: Mapping[str, Profile]) -> tuple[str, ...]:
+    names = [p.token_variable for p in profiles.values() if p.token_variable]
+    tables = [table for p in profiles.values() for table in (p.headers, p.query)]
+    if any(tables):
+        from kimi_cli.settings.variables import list_variables  # noqa: PLC0415 - few profiles have any
 
-
-def is_loopback(base_url: str) -> bool:
-    """Tell whether *base_url* names this machine."""
-    return re.fullmatch(_LOOPBACK, urlsplit(base_url).hostname or "") is not None
-
-
-def check_base_url(base_url: str, source: str) -> str:
-    """Return *base_url* without a last slash; raises ConfigError when it must not be used.
-
-    User information would replace the bearer token, a query or fragment would end up in the
-    middle of the endpoint, and plain http would show the token to the network.
-    """
-    try:
-        parts = urlsplit(base_url)
-        problem = _find_problem(parts, base_url)
-    except ValueError as error:
-        problem = str(error).lower()
-    if problem is not None:
-        shown = re.sub(r"//[^/@]*@", "//…@", base_url)
-        raise ConfigError(f"bad base URL '{shown}' ({source}): {problem}")
-    return base_url.rstrip("/")
-
-
-def _find_problem(parts: SplitResult, base_url: str) -> str | None:
-    _ = parts.port  # raises ValueError when it is no port
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        return "it must begin with https:// and a host"
-    if not all(0 < len(label) < 64 for label in parts.hostname.removesuffix(".").split(".")):
-        return "a part of its host name is empty or too long"
-    if "@" in parts.netloc:
-        return "it must not hold a user name or password; store a token with 'kimi auth login'"
-    if "?" in base_url or "#" in base_url:
-        return "it must not have a query or fragment"
-    if re.search(r"[\s\x00-\x1f\x7f\\]", base_url):
-        return "it must not hold spaces, control characters or backslashes"
-    if parts.scheme == "http" and not is_loopback(base_url):
-        return "plain http would show the token to the network; use https"
-    return None
+        names += sorted(list_variables(value for table in tables for value in table.values()))
+    return tuple(names)
 
 
 def _settle(
@@ -257,13 +219,22 @@ def _find_profile(chosen: Sourced, profiles: Mapping[str, Profile]) -> Profile:
 
 
 def _choose_base_url(named: Sourced, profile_rank: Rank, profile: Profile) -> Sourced:
-    """Take the base URL that was named, unless the profile was named by something stronger."""
+    """Take the base URL that was named, unless the profile was named by something stronger.
+
+    It is returned as it was written.
+    """
     if named.value is not None and named.source.rank <= profile_rank:
-        return named._replace(value=check_base_url(named.value, named.source.name))
+        return named
     source = Source(profile_rank, f"profile {profile.name}", by_profile=True)
-    if profile.engine is not None and not profile.base_url:
-        return Sourced("", source)
-    return Sourced(check_base_url(profile.base_url, source.name), source)
+    return Sourced(profile.base_url, source)
+
+
+def _check(base_url: Sourced, profile: Profile) -> str:
+    """Return the base URL without what may not be sent along; empty for the profile's engine."""
+    if base_url.source.by_profile and profile.engine is not None and not profile.base_url:
+        return ""
+    trusted = profile.base_url if profile.insecure_http else None
+    return check_base_url(base_url.value, base_url.source.name, trusted=trusted)
 
 
 def _choose_model(named: Sourced, profile: Profile, config: ConfigFile) -> Sourced:

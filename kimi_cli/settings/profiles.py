@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 DEFAULT_PROFILE = "acedata"
@@ -67,6 +67,12 @@ class Profile:
     """Whether the host goes on with an answer whose beginning it is sent."""
     list_prices: bool = False
     """Whether the host takes what Moonshot's price list says, in dollars."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers that go along to its origin; values may name environment variables."""
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What is added behind its URLs, in the same way."""
+    insecure_http: bool = False
+    """Whether a private network may be trusted with what plain http shows to it."""
     engine: str | None = None
     """The engine that is started in process to answer at this profile's base URL."""
 

@@ -7,42 +7,65 @@ whose passwords replace a bearer token (psf/requests#3929). These variables are 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from kimi_cli.api.route import Route
 from kimi_cli.errors import ConfigError
-from kimi_cli.settings.precedence import is_loopback
+from kimi_cli.settings.addresses import is_loopback, split_socket
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 CA_FOLDERS = "SSL_CERT_DIR"
 PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
-def find_route(base_url: str, environment: Mapping[str, str]) -> Route:
-    """Return the way to *base_url*; raises ConfigError for a CA path that does not exist.
+def find_route(base_url: str, environment: Mapping[str, str], query: str = "") -> Route:
+    """Return the way to *base_url*, and with what *query*; raises ConfigError.
 
-    This machine is never reached through a proxy: a proxy would see the token in plain text.
+    This machine, and what is spoken to in plain http, is never reached through a proxy: a proxy
+    would see the token in plain text.
     """
+    if (place := split_socket(base_url)) is not None:
+        path, prefix = place
+        return Route(f"http://localhost{prefix}", socket=path, query=query)
+    is_plain = is_loopback(base_url) or base_url.startswith("http:")
     named = _find_authorities(environment)
     return Route(
         base_url,
-        {} if is_loopback(base_url) else _find_proxies(base_url, environment),
+        {} if is_plain else _find_proxies(base_url, environment),
         named or _find_store(base_url),
         are_named=bool(named),
+        query=query,
     )
 
 
 def _find_proxies(base_url: str, environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the proxies by scheme; only macOS has any that no variable names."""
+    """Return the proxies by scheme; only macOS has any that no variable names.
+
+    ``socks://`` is what desktops write: the proxy then looks the name up, for a network that is
+    left by a proxy alone may know no names of the world. Raises ConfigError where what a proxy
+    speaks is not installed.
+    """
     names = {name.lower() for name in environment if environment[name]}
     if sys.platform != "darwin" and not any(
         name.endswith("_proxy") for name in names - {"no_proxy"}
     ):
         return {}
-    from requests.utils import get_environ_proxies  # noqa: PLC0415 - for proxies only
+    from requests.utils import get_environ_proxies, select_proxy  # noqa: PLC0415 - for proxies only
 
-    return get_environ_proxies(base_url)
+    found = get_environ_proxies(base_url).items()
+    proxies = {scheme: re.sub(r"(?i)\Asocks:", "socks5h:", proxy) for scheme, proxy in found}
+    used = select_proxy(base_url, proxies) or ""
+    if used.lower().startswith("socks") and find_spec("socks") is None:
+        from kimi_cli.system.installation import advise_extra  # noqa: PLC0415 - for who lacks it
+
+        raise ConfigError(
+            "the proxy speaks SOCKS, which needs PySocks, which is not installed; run: "
+            f"{advise_extra('socks')}"
+        )
+    return proxies
 
 
 def _find_store(base_url: str) -> tuple[str, ...]:
