@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import cache
@@ -94,11 +94,13 @@ def open_client(
     stream: bool = True,
     since: float | None = None,
     at_once: bool = False,
+    on_retry: Callable[[Retry], None] = lambda retry: None,
 ) -> Iterator[Client]:
     """Yield a client for what *settings* and *connection* describe.
 
     A connection is opened already where a request follows *at_once*.
-    ``--max-time`` counts from *since* (monotonic), or from the beginning of each call.
+    ``--max-time`` counts from *since* (monotonic), or from the beginning of each call. Who waits
+    is told of each retry, and then *on_retry*.
 
     Starts the profile's engine where it has one. Raises ConfigError.
     """
@@ -117,7 +119,15 @@ def open_client(
         model = f"model {settings.model} ({settings.sources['model']})"
         terminal.tell(f"{model} at {base_url}{additions.describe()}")
         yield _make_client(
-            terminal, settings, base_url, value, additions, stream=stream, since=since, ahead=ahead
+            terminal,
+            settings,
+            base_url,
+            value,
+            additions,
+            stream=stream,
+            since=since,
+            ahead=ahead,
+            on_retry=on_retry,
         )
 
 
@@ -152,7 +162,12 @@ def _make_client(
     stream: bool,
     since: float | None = None,
     ahead: Ahead | None = None,
+    on_retry: Callable[[Retry], None] = lambda retry: None,
 ) -> Client:
+    def notify(retry: Retry) -> None:
+        terminal.warn(_describe_retry(retry))
+        on_retry(retry)
+
     from kimi_cli.api.client import Client  # noqa: PLC0415 - requests is loaded only to send
     from kimi_cli.api.limits import Limits  # noqa: PLC0415 - for requests only
     from kimi_cli.api.retry import RetryPolicy  # noqa: PLC0415 - for requests only
@@ -173,7 +188,7 @@ def _make_client(
         secrets=additions.secrets,
         limits=limits,
         policy=RetryPolicy(retries=settings.retries),
-        notify=lambda retry: terminal.warn(_describe_retry(retry)),
+        notify=notify,
         advise=cache(lambda client, model: _advise_on_model(settings, client, model)),
     )
 

@@ -139,6 +139,19 @@ def test_the_object_tells_who_answered(two: Kimi, server: ReplayServer, told: bo
     assert shown["model"] == ("two-0905" if told else "two")
 
 
+def test_who_answered_is_paid(two: Kimi, server: ReplayServer, home: Path) -> None:
+    """By its own price, though its host calls it otherwise, and another was asked first."""
+    folder = home / ".config" / "kimi"
+    folder.mkdir()
+    (folder / "config.toml").write_text(
+        "[prices.one]\ninput = 1.0\noutput = 1.0\n[prices.two]\ninput = 4.0\noutput = 8.0\n"
+    )
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000}
+    server.script(UNKNOWN, document(NAMELESS | {"usage": usage, "model": "2026-two"}))
+    shown = json.loads(two("--no-stream", "--json", "hi").stdout)
+    assert (shown["model"], shown["cost"]) == ("2026-two", 12)
+
+
 def test_the_record_tells_who_answered(two: Kimi, server: ReplayServer, home: Path) -> None:
     """The question has the model that was wanted: the conversation goes on with it."""
     server.script(UNKNOWN, document(NAMELESS), stream("ok"))

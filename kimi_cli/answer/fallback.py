@@ -26,6 +26,8 @@ class Fallbacks:
 
     models: Sequence[str]
     warn: Callable[[str], None]
+    notify: Callable[[KimiError, str], None] = lambda error, other: None
+    """Told why another model is asked, and which."""
     _lost: set[str] = field(default_factory=set)
 
     def list_models(self, first: str) -> list[str]:
@@ -40,6 +42,7 @@ class Fallbacks:
             said = said.removesuffix(f"; {error.refusal.advice}")
             if error.refusal.verdict is not Verdict.OVERLOADED:
                 self._lost.add(model)
+        self.notify(error, other)
         self.warn(f"{said}; asking {other} instead")
 
 
@@ -99,4 +102,4 @@ class _Named:
         self.note = listener.note
 
     def end(self, ending: Ending) -> None:
-        self._listener.end(replace(ending, model=ending.model or self._model))
+        self._listener.end(replace(ending, model=ending.model or self._model, asked=self._model))

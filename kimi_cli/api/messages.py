@@ -153,6 +153,8 @@ class Ending:
     refusal: str | None = None
     """The text in which the model said no; it is the answer's text as well."""
     logprobs: JSON | None = None
+    asked: str | None = None
+    """The model that was asked, where it may have been another than the request's."""
 
     @property
     def is_cut_short(self) -> bool:

@@ -12,6 +12,15 @@ def mend_surrogates(text: str) -> str:
     return text
 
 
+def part_pair(text: str) -> tuple[str, str]:
+    """Part *text* from the first half of a surrogate pair at its end; either may be empty.
+
+    Some servers cut their deltas inside a character.
+    """
+    cut = len(text) - ("\ud800" <= text[-1:] <= "\udbff")
+    return text[:cut], text[cut:]
+
+
 def quantify(number: int, noun: str, verb: str = "") -> str:
     """Return so many of *noun*, and what they do: 1 row asks, 2 rows ask, 0 rows ask."""
     if number == 1:

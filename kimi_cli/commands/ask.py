@@ -50,7 +50,7 @@ def ask(
     pipe or a file; '-' names standard input explicitly. The answer goes to standard output as it
     comes, the model's reasoning to standard error.
     """
-    output.check()
+    output.check(as_json=options.answer.as_json)
     opening = open_turn(terminal, options, prefix=output.prefix or "", test=output.test)
     terms = opening.terms
     report = None if output.dry_run else _open_report(terminal, output)
@@ -67,7 +67,7 @@ def ask(
         return
     from kimi_cli.turn.delivery import deliver  # noqa: PLC0415 - not for --dry-run
 
-    answer = deliver(turn, terminal, options, report, test=output.test)
+    answer = deliver(turn, terminal, options, output, report)
     if output.test and answer.fit is not None and answer.fit.value == NO:
         context.exit(ExitStatus.NO)
 
@@ -78,7 +78,7 @@ def _open_report(terminal: Terminal, output: OutputOptions) -> Report | None:
         return None
     from kimi_cli.show.report import Report  # noqa: PLC0415 - for a file only
 
-    return Report(output.output, terminal, is_copy=output.tee)
+    return Report(output.output, terminal, is_copy=output.tee or output.events)
 
 
 def _read_prompt(

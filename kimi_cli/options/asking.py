@@ -16,16 +16,21 @@ class OutputOptions:
 
     output: str | None
     tee: bool
+    events: bool
     prefix: str | None
     dry_run: bool
     test: bool
 
-    def check(self) -> None:
+    def check(self, *, as_json: bool) -> None:
         """Raise UsageError for options that make no sense together."""
         if self.tee and self.output is None:
             raise click.UsageError("--tee needs a file; see -o")
         if self.prefix == "":
             raise click.UsageError("--prefix is empty")
+        if self.events and as_json:
+            raise click.UsageError("--events and --json exclude each other")
+        if self.test and self.events:
+            raise click.UsageError("--test prints nothing; it and --events exclude each other")
         if self.test and self.output is not None:
             raise click.UsageError("--test prints nothing; it and --output exclude each other")
 
@@ -41,6 +46,9 @@ output_options = bundle(
         help="Write the answer to FILE, once it is whole; until then FILE stays as it is.",
     ),
     click.option("--tee", is_flag=True, help="Print the answer as well as writing it with -o."),
+    click.option(
+        "--events", is_flag=True, help="Print what happens as JSON Lines, while it happens."
+    ),
     click.option(
         "--prefix",
         type=Utf8(),

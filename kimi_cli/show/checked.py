@@ -8,7 +8,7 @@ from typing import Any
 from kimi_cli.answer.asking import Follow, Listener, ask
 from kimi_cli.answer.checking import Check, ask_in_form
 from kimi_cli.answer.judgement import Answer
-from kimi_cli.api.messages import Delta, Ending, Request
+from kimi_cli.api.messages import Completion, Delta, Ending, Request
 from kimi_cli.show.printing import Look, dump_figures, show, tell_ending
 from kimi_cli.show.transcript import Transcript
 from kimi_cli.system.terminal import Terminal
@@ -37,30 +37,46 @@ def print_checked(
     answer = Answer(
         completion.ending, bool(completion.content.strip()), checked.fit, checked.problem
     )
-    if look.silent:
-        return answer
-    if look.as_json:
+    text = _choose_text(answer, completion, look)
+    if look.events is not None:
+        look.events.note(Delta(text or "", ""))
+        look.events.end(completion.ending)
+        look.events.sum_up(answer, dump_figures(look, request, completion.ending))
+        if look.copy is not None and text is not None:
+            look.copy.show(_end_line(text))
+    elif look.as_json and not look.silent:
         more = dump_figures(look, request, completion.ending) | _dump_judgement(answer)
         show(terminal, look, completion.dump(**more) + "\n")
-    elif checked.fit is not None:
-        show(terminal, look, "\n" * look.gap + _end_line(checked.fit.text))
-    elif look.allow_invalid:
-        show(terminal, look, "\n" * look.gap + _end_line(completion.content.strip()))
+    elif text is not None:
+        show(terminal, look, "\n" * look.gap + _end_line(text))
     return answer
+
+
+def _choose_text(answer: Answer, completion: Completion, look: Look) -> str | None:
+    """Return what is printed; None where nothing is."""
+    if look.silent:
+        return None
+    if answer.fit is not None:
+        return answer.fit.text
+    return completion.content.strip() if look.allow_invalid else None
 
 
 class _Thinking(Transcript):
     """Shows the reasoning of an answer that is still to be judged, and nothing else of it."""
 
     def __init__(self, terminal: Terminal, look: Look) -> None:
-        shows = look.reasoning and not terminal.quiet and not look.as_json
-        super().__init__(terminal, show_reasoning=shows)
+        as_text = not (look.as_json or look.events)
+        super().__init__(terminal, show_reasoning=look.reasoning and not terminal.quiet and as_text)
+        self._events = look.events
 
     def __enter__(self) -> _Thinking:
         return self
 
     def note(self, delta: Delta) -> None:
-        super().note(Delta("", delta.reasoning))
+        thought = Delta("", delta.reasoning)
+        super().note(thought)
+        if self._events is not None:
+            self._events.note(thought)
 
     def end(self, ending: Ending) -> None:
         self.finish()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kimi_cli.answer.asking import Follow, Listener, ask
 from kimi_cli.answer.judgement import Answer
@@ -14,6 +14,9 @@ from kimi_cli.api.messages import Ending, Request
 from kimi_cli.settings.precedence import Settings
 from kimi_cli.show.transcript import Transcript
 from kimi_cli.system.terminal import Terminal
+
+if TYPE_CHECKING:
+    from kimi_cli.show.events import EventLines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ class Look:
     """A blank line first, once there is anything to print."""
     copy: Terminal | None = None
     """Where it is printed as well, but for the reasoning."""
+    events: EventLines | None = None
+    """Who tells of it event by event, in place of its text."""
 
     @classmethod
     def of(
@@ -71,8 +76,11 @@ def print_answer(
     OutputFailed.
     """
     began = time.monotonic()
-    print_it = _print_json if look.as_json else _print_text
-    answer = print_it(follow, request, terminal, look, *listeners)
+    if look.events is not None:
+        answer = _print_events(follow, request, look, look.events, *listeners)
+    else:
+        print_it = _print_json if look.as_json else _print_text
+        answer = print_it(follow, request, terminal, look, *listeners)
     tell_ending(terminal, look, request, answer.ending, began)
     return answer
 
@@ -109,6 +117,16 @@ def _print_json(
     return Answer(completion.ending, bool(completion.content.strip()))
 
 
+def _print_events(
+    follow: Follow, request: Request, look: Look, events: EventLines, *listeners: Listener
+) -> Answer:
+    with _copy_text(look) as copies:
+        completion = ask(follow, request, *listeners, *copies, events)
+    answer = Answer(completion.ending, bool(completion.content.strip()))
+    events.sum_up(answer, dump_figures(look, request, answer.ending))
+    return answer
+
+
 def show(terminal: Terminal, look: Look, text: str) -> None:
     """Print whole lines, wherever they are to be printed."""
     for sheet in filter(None, (look.copy, terminal)):
@@ -119,7 +137,7 @@ def dump_figures(look: Look, request: Request, ending: Ending) -> dict[str, Any]
     """Return what ``--json`` says of what an answer took."""
     from kimi_cli.show import figures  # noqa: PLC0415 - a plain answer is shown without them
 
-    return figures.dump_figures(ending, request.model, look.settings)
+    return figures.dump_figures(ending, ending.asked or request.model, look.settings)
 
 
 def tell_ending(
@@ -130,5 +148,5 @@ def tell_ending(
         return
     from kimi_cli.show import figures  # noqa: PLC0415 - a plain answer is shown without them
 
-    shown = figures.describe_figures(ending, request.model, look.settings)
+    shown = figures.describe_figures(ending, ending.asked or request.model, look.settings)
     terminal.tell(f"{shown}, {time.monotonic() - began:.1f} s")

@@ -70,7 +70,7 @@ class Report:
         out: Out = self._draft
         if path == "-" or find_stream(path) == _OUT:
             if is_copy:
-                raise BadInput(f"{path} is standard output; --tee needs another file")
+                raise BadInput(f"{path} is standard output already; name another file")
             out = terminal.out
         else:
             with self._creating():

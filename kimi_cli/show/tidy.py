@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kimi_cli.api.text import part_pair
+
 if TYPE_CHECKING:
     from kimi_cli.system.sanitizer import Sanitizer
 
@@ -20,11 +22,7 @@ class TidyText:
 
     def feed(self, text: str) -> str:
         """Return what can be shown now: all but the line feeds, which may prove to be the last."""
-        if self._half or "\ud800" <= text[-1:] <= "\udbff":
-            # Half of a surrogate pair: some servers cut their deltas inside a character.
-            text = self._half + text
-            self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-            text = text[: len(text) - len(self._half)]
+        text, self._half = part_pair(self._half + text)
         if self._sanitizer is not None:
             text = self._sanitizer.feed(text)
         if not self.begun and text:
