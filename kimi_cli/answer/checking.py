@@ -45,6 +45,8 @@ def ask_in_form(ask: Callable[[Request], Completion], request: Request, check: C
         completion = replace(completion, ending=replace(completion.ending, usage=usage))
         if completion.ending.find_lack(has_text=bool(completion.content.strip())) is not None:
             return Checked(completion)
+        if completion.ending.tool_calls and not completion.content.strip():
+            return Checked(completion, problem="the model calls a tool instead of answering")
         try:
             return Checked(completion, check.form.read(completion.content))
         except Misfit as misfit:

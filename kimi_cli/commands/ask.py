@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from kimi_cli.errors import ExitStatus
-from kimi_cli.options.asking import OutputOptions, output_options
+from kimi_cli.options.asking import OutputOptions, ToolOptions, output_options, tool_options
 from kimi_cli.options.bundles import TurnOptions, turn_options, verbosity_options
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import Reading, compose_prompt
 from kimi_cli.settings.precedence import Settings
 from kimi_cli.system.terminal import Terminal
 from kimi_cli.turn.forms import NO
-from kimi_cli.turn.opening import open_turn
+from kimi_cli.turn.opening import Opening, Wishes, open_turn
 from kimi_cli.turn.planning import plan_turn, warn_of_blindness
 
 if TYPE_CHECKING:
+    from kimi_cli.api.messages import Message
     from kimi_cli.show.report import Report
 
 EPILOG = """\b
@@ -33,6 +35,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("prompt", nargs=-1)
 @turn_options
+@tool_options
 @output_options
 @verbosity_options
 @click.pass_context
@@ -42,6 +45,7 @@ def ask(
     *,
     prompt: tuple[str, ...],
     options: TurnOptions,
+    tools: ToolOptions,
     output: OutputOptions,
 ) -> None:
     """Ask one question and print the answer.
@@ -51,14 +55,19 @@ def ask(
     comes, the model's reasoning to standard error.
     """
     output.check(as_json=options.answer.as_json)
-    opening = open_turn(terminal, options, prefix=output.prefix or "", test=output.test)
+    opening = open_turn(terminal, options, _list_wishes(tools, output))
     terms = opening.terms
     report = None if output.dry_run else _open_report(terminal, output)
-    question = _read_prompt(terminal, prompt, options, terms.settings)
+    results: tuple[Message, ...] = ()
+    if tools.tool_result:
+        question = Prompt("")
+        results = _read_results(terminal, prompt, options, tools, opening)
+    else:
+        question = _read_prompt(terminal, prompt, options, terms.settings)
     dialogue = None
     if not opening.is_alone:
         dialogue = opening.open_dialogue(opening.open_shelf(terminal))
-    turn = plan_turn(question, terms, dialogue)
+    turn = plan_turn(question, terms, dialogue, results)
     warn_of_blindness(terminal, terms, question)
     if terms.settings.needs_engine:
         _warn_of_reach(terminal, terms.settings, question)
@@ -70,6 +79,43 @@ def ask(
     answer = deliver(turn, terminal, options, output, report)
     if output.test and answer.fit is not None and answer.fit.value == NO:
         context.exit(ExitStatus.NO)
+
+
+def _list_wishes(tools: ToolOptions, output: OutputOptions) -> Wishes:
+    """Return what is wanted of this one question; raises BadInput or MissingInput."""
+    fields = {}
+    if tools.tools is not None or tools.tool_choice is not None:
+        from kimi_cli.turn.tools import list_fields  # noqa: PLC0415 - few questions have any
+
+        fields = list_fields(tools)
+    return Wishes(
+        fields=fields,
+        prefix=output.prefix or "",
+        test=output.test,
+        resumes=bool(tools.tool_result),
+    )
+
+
+def _read_results(
+    terminal: Terminal,
+    words: tuple[str, ...],
+    options: TurnOptions,
+    tools: ToolOptions,
+    opening: Opening,
+) -> tuple[Message, ...]:
+    """Return what came of the tools that the conversation waits for."""
+    from kimi_cli.turn.tools import check_results, read_results  # noqa: PLC0415 - few bring any
+
+    recalled, paths = opening.recalled, [path for _, path in tools.tool_result]
+    check_results(
+        tools.tool_result,
+        has_prompt=bool(words or options.inputs.file or options.inputs.image),
+        is_alone=recalled is None,
+    )
+    _check_stdin(options, paths)
+    reading = _make_reading(terminal, options, opening.terms.settings)
+    conversation = recalled.conversation if recalled else None
+    return read_results(tools.tool_result, conversation, reading)
 
 
 def _open_report(terminal: Terminal, output: OutputOptions) -> Report | None:
@@ -85,15 +131,31 @@ def _read_prompt(
     terminal: Terminal, words: tuple[str, ...], options: TurnOptions, settings: Settings
 ) -> Prompt:
     """Return what is asked; a person at a terminal who gave nothing sees the usage."""
-    inputs, token_on_stdin = options.inputs, options.connection.token_file == "-"
-    named = (*words, *inputs.file, *inputs.image)
-    if inputs.no_stdin and "-" in named:
-        raise click.UsageError("'-' asks for standard input, and --no-stdin forbids it")
-    if token_on_stdin and "-" in named:
-        raise click.UsageError("standard input cannot be both the bearer token and the prompt")
+    inputs = options.inputs
+    named = [*words, *inputs.file, *inputs.image]
+    _check_stdin(options, named)
     if "-" in inputs.image and named.count("-") > 1:
         raise click.UsageError("standard input is one image, and nothing else besides")
-    reading = Reading(
+    reading = _make_reading(terminal, options, settings)
+    use_stdin = not (inputs.no_stdin or options.connection.token_file == "-")
+    prompt = compose_prompt(words, inputs.file, inputs.image, use_stdin=use_stdin, reading=reading)
+    if prompt is None:
+        raise click.UsageError("there is no prompt; give it as an argument, or pipe it in")
+    return prompt
+
+
+def _check_stdin(options: TurnOptions, names: Sequence[str]) -> None:
+    """Refuse to read standard input where it is forbidden, or something else."""
+    if "-" in names and options.inputs.no_stdin:
+        raise click.UsageError("'-' asks for standard input, and --no-stdin forbids it")
+    if "-" in names and options.connection.token_file == "-":
+        raise click.UsageError("standard input cannot be both the bearer token and the prompt")
+
+
+def _make_reading(terminal: Terminal, options: TurnOptions, settings: Settings) -> Reading:
+    """Return how files and standard input become text."""
+    inputs = options.inputs
+    return Reading(
         inputs.encoding,
         inputs.replace_invalid,
         inputs.max_input,
@@ -101,11 +163,6 @@ def _read_prompt(
         max_time=settings.max_time,
         began=terminal.began,
     )
-    use_stdin = not (inputs.no_stdin or token_on_stdin)
-    prompt = compose_prompt(words, inputs.file, inputs.image, use_stdin=use_stdin, reading=reading)
-    if prompt is None:
-        raise click.UsageError("there is no prompt; give it as an argument, or pipe it in")
-    return prompt
 
 
 def _warn_of_reach(terminal: Terminal, settings: Settings, prompt: Prompt) -> None:

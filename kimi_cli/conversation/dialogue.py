@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from kimi_cli.answer.asking import Collector
@@ -14,6 +14,7 @@ from kimi_cli.conversation.record import (
     Manner,
     make_answer,
     make_question,
+    make_results,
     make_turn_id,
 )
 from kimi_cli.errors import KimiError, NotKept, TemporaryFailure, Terminated
@@ -106,23 +107,42 @@ class Dialogue:
         *,
         system: str | None = None,
         keeps_reasoning: bool = False,
+        results: Sequence[Message] = (),
     ) -> list[Message]:
-        """Return the messages that *model* is sent; *system* replaces the prompt in force."""
-        messages = self.conversation.make_messages(model, keeps_reasoning=keeps_reasoning)
+        """Return the messages that *model* is sent; *system* replaces the prompt in force.
+
+        *results* of the tools that it called go in place of the *prompt*.
+        """
+        messages = self.conversation.make_messages(
+            model, keeps_reasoning=keeps_reasoning, results=results
+        )
         if system is not None:
             messages = [message for message in messages if message.role != "system"]
             messages[:0] = [Message("system", system)] if system else []
-        return [*messages, Message("user", prompt.to_content())]
+        return messages if results else [*messages, Message("user", prompt.to_content())]
 
-    def record(self, prompt: Prompt, manner: Manner, *, system: str | None = None) -> Recording:
+    def record(
+        self,
+        prompt: Prompt,
+        manner: Manner,
+        *,
+        system: str | None = None,
+        results: Sequence[Message] = (),
+    ) -> Recording:
         """Put *prompt* on record, and *system* where it is new; return the turn to be kept.
 
-        Raises CannotCreate, OutputFailed or TemporaryFailure when it cannot be written.
+        *results* of tools go in its place, into the turn that called them. Raises CannotCreate,
+        OutputFailed or TemporaryFailure when it cannot be written.
         """
-        turn = make_turn_id()
         self._told = False
         is_news = system is not None and system != (self.conversation.system or "")
-        entries = make_question(turn, prompt, manner, system=system if is_news else None)
+        news = system if is_news else None
+        if results:
+            turn = self.conversation.list_turns()[-1].entries[-1].turn
+            entries = make_results(turn, results, system=news)
+        else:
+            turn = make_turn_id()
+            entries = make_question(turn, prompt, manner, system=news)
         try:
             self._add(entries)
         except KimiError as error:

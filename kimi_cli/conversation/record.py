@@ -171,12 +171,33 @@ class PastTurn:
         """The last message of the assistant."""
         return next((e for e in reversed(self.entries) if e.message.role == "assistant"), None)
 
+    @property
+    def open_calls(self) -> tuple[JSON, ...]:
+        """The calls of tools with which it ends, with results or not, and no answer after them."""
+        message = self._drop_results()[-1].message
+        return message.tool_calls if message.role == "assistant" else ()
+
     def make_messages(self, *, with_reasoning: bool) -> list[Message]:
         """Return what is sent back of this turn: nothing, unless it was answered.
 
         A cut answer says so in its text. A call of a tool without the tool's result would be
         refused by the host, and so would an empty message of the assistant.
         """
+        sent, answered = self._list_messages(with_reasoning=with_reasoning)
+        return sent if answered else []
+
+    def resume(self, results: Sequence[Message], *, with_reasoning: bool) -> list[Message]:
+        """Return what is sent to go on after *results* of the calls with which it ends."""
+        entries = (*self._drop_results(), *map(Entry, results))
+        return replace(self, entries=entries)._list_messages(with_reasoning=with_reasoning)[0]
+
+    def _drop_results(self) -> tuple[Entry, ...]:
+        """Return its entries without the results of tools at their end."""
+        results = list(takewhile(lambda e: e.message.role == "tool", reversed(self.entries[1:])))
+        return self.entries[: len(self.entries) - len(results)]
+
+    def _list_messages(self, *, with_reasoning: bool) -> tuple[list[Message], bool]:
+        """Return what can be sent of this turn, and whether it ends in an answer."""
         sent: list[Message] = []
         answered = False
         for place, entry in enumerate(self.entries):
@@ -193,19 +214,31 @@ class PastTurn:
                 elif text := message.text.strip():
                     sent.append(_trim(entry, text, with_reasoning=with_reasoning))
                     answered = True
-        return sent if answered else []
+        return sent, answered
+
+
+def name_call(call: JSON) -> str:
+    """Return what a call of a tool is told by: its id, or where it has none its function's name."""
+    function = call.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    return str(call.get("id") or name or "")
 
 
 def _find_results(message: Message, following: Sequence[Entry]) -> list[Message]:
-    """Return the results of a message's calls, one each, if they all stand right behind it."""
+    """Return the results of a message's calls, one each, if they all stand right behind it.
+
+    Of two for one call the later counts: the first may have been sent in vain.
+    """
     tools = [e.message for e in takewhile(lambda e: e.message.role == "tool", following)]
-    wanted = [call.get("id") for call in message.tool_calls]
-    results = []
-    for tool in tools:
-        if tool.tool_call_id in wanted:
-            wanted.remove(tool.tool_call_id)
-            results.append(tool)
-    return [] if wanted else results
+    names = [tool.tool_call_id or tool.name or "" for tool in tools]
+    wanted = {name_call(call) for call in message.tool_calls}
+    if not wanted <= set(names):
+        return []
+    return [
+        tool
+        for place, (name, tool) in enumerate(zip(names, tools, strict=True), 1)
+        if name in wanted and name not in names[place:]
+    ]
 
 
 def _trim(entry: Entry, text: str, *, with_reasoning: bool) -> Message:
@@ -254,15 +287,20 @@ class Conversation:
             turns.setdefault(current, []).append(entry)
         return [PastTurn(name, tuple(entries)) for name, entries in turns.items()]
 
-    def make_messages(self, model: str, *, keeps_reasoning: bool = False) -> list[Message]:
-        """Return what *model* is sent before the next question.
+    def make_messages(
+        self, model: str, *, keeps_reasoning: bool = False, results: Sequence[Message] = ()
+    ) -> list[Message]:
+        """Return what *model* is sent before the next question, or to go on after *results*.
 
         *keeps_reasoning* is for a model that was asked to keep what it reasoned earlier.
         """
         with_reasoning = keeps_reasoning or wants_reasoning(model)
         messages = [] if not self.system else [Message("system", self.system)]
-        for turn in self.list_turns():
+        turns = self.list_turns()
+        for turn in turns[:-1] if results else turns:
             messages += turn.make_messages(with_reasoning=with_reasoning)
+        if results:
+            messages += turns[-1].resume(results, with_reasoning=with_reasoning)
         return messages
 
 
@@ -282,6 +320,16 @@ def make_question(
     if system is not None:
         entries.insert(0, Entry(Message("system", system), stamp))
     return entries
+
+
+def make_results(
+    turn: str, results: Sequence[Message], *, system: str | None = None
+) -> list[Entry]:
+    """Return the entries of *results*; *system* is a prompt that is in force from here on."""
+    stamp = {"turn": turn, "time": _tell_time()}
+    known = {key: value for key, value in stamp.items() if value}
+    before = [] if system is None else [Message("system", system)]
+    return [Entry(message, known) for message in (*before, *results)]
 
 
 def make_answer(turn: str, completion: Completion, *, incomplete: str | None) -> Entry | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from kimi_cli.options.bundles import bundle
 from kimi_cli.options.types import Utf8
+from kimi_cli.prompt.reading import decode_argument
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -33,6 +35,55 @@ class OutputOptions:
             raise click.UsageError("--test prints nothing; it and --events exclude each other")
         if self.test and self.output is not None:
             raise click.UsageError("--test prints nothing; it and --output exclude each other")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ToolOptions:
+    """Which tools the model may call, and what came of its calls; None means not given."""
+
+    tools: str | None
+    tool_choice: str | None
+    tool_result: tuple[tuple[str, str], ...]
+
+
+class ToolResult(click.ParamType[Any]):
+    """``ID=FILE``: a call, and the file with its result."""
+
+    name = "id=file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return both parts."""
+        call, _, path = value.partition("=")
+        if not call or not path:
+            self.fail(f"'{value}' is not ID=FILE", param, ctx)
+        return decode_argument(call), path
+
+
+tool_options = bundle(
+    ToolOptions,
+    "tools",
+    click.option(
+        "--tools",
+        metavar="FILE",
+        type=click.Path(),
+        help="Let the model call the tools of FILE, a JSON array as the API takes it.",
+    ),
+    click.option(
+        "--tool-choice",
+        type=Utf8(),
+        metavar="CHOICE",
+        help="Say whether it calls one: auto, none, required, or a JSON object.",
+    ),
+    click.option(
+        "--tool-result",
+        type=ToolResult(),
+        multiple=True,
+        metavar="ID=FILE",
+        help="Answer the call ID of a conversation with the text of FILE; repeatable.",
+    ),
+)
 
 
 output_options = bundle(

@@ -150,6 +150,13 @@ def read_image(path: str, reading: Reading) -> Prompt:
     return Prompt((make_image(_read_file(path, reading), _show_path(path)),))
 
 
+def read_part(path: str, reading: Reading) -> str:
+    """Return a file's text, or that of standard input for ``-``, without its last line end."""
+    if path == STDIN:
+        return _drop_last_line_end(_read_stdin(reading))
+    return read_text(path, reading)
+
+
 def read_text(path: str, reading: Reading) -> str:
     """Return a file's text without its last line end; raises MissingInput or BadInput."""
     return _drop_last_line_end(_decode(_read_file(path, reading), path, reading))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,14 +63,27 @@ class Opening:
         return shelf.go_on(recalled.file, recalled.conversation, must_save=recalled.must_save)
 
 
-def open_turn(
-    terminal: Terminal, options: TurnOptions, *, prefix: str = "", test: bool = False
-) -> Opening:
-    """Settle what *options* say of the first question.
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What may be wanted of one question, and of no chat."""
 
-    Its answer begins with *prefix*; a *test* is answered by yes or no. Raises MissingInput when
-    there is nothing to go on with, BadInput for a damaged conversation, ConfigError.
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its body, weaker than those of ``-O``."""
+    prefix: str = ""
+    """What its answer begins with."""
+    test: bool = False
+    """Whether the answer is yes or no."""
+    resumes: bool = False
+    """Whether it brings the results of tools, and asks nothing."""
+
+
+def open_turn(terminal: Terminal, options: TurnOptions, wishes: Wishes | None = None) -> Opening:
+    """Settle what *options* and *wishes* say of the first question.
+
+    Raises MissingInput when there is nothing to go on with, BadInput for a damaged conversation,
+    ConfigError, UsageError.
     """
+    wishes = wishes or Wishes()
     recalled = _recall(terminal, options.conversation)
     conversation = recalled.conversation if recalled else None
     manner = conversation.manner if conversation else None
@@ -83,11 +96,19 @@ def open_turn(
         options.conversation,
         manner=manner,
     )
-    parameters = _list_parameters(options, settings, manner)
+    parameters = _list_parameters(options, wishes, settings, manner)
     settings = settle_model(settings, parameters)
     extend = options.answer.extend or 0
-    if extend or prefix:
-        _check_extension("--prefix" if prefix else "--extend", settings, parameters)
+    if extend or wishes.prefix:
+        _check_extension("--prefix" if wishes.prefix else "--extend", settings, parameters)
+    check = plan_check(
+        terminal,
+        options.form,
+        settings,
+        json_mode=options.request.json_mode,
+        test=wishes.test,
+    )
+    _check_tools(wishes, parameters, has_form=check is not None)
     return Opening(
         terms=Terms(
             settings=settings,
@@ -96,14 +117,8 @@ def open_turn(
             stream=not options.answer.no_stream,
             fallbacks=_make_fallbacks(terminal, options.answer.fallback),
             extend=extend,
-            prefix=prefix,
-            check=plan_check(
-                terminal,
-                options.form,
-                settings,
-                json_mode=options.request.json_mode,
-                test=test,
-            ),
+            prefix=wishes.prefix,
+            check=check,
         ),
         recalled=recalled,
         saves=_is_saved(terminal, settings, options.conversation),
@@ -128,6 +143,18 @@ def _check_extension(option: str, settings: Settings, parameters: Mapping[str, A
             f"the host of profile {settings.profile.name} does not go on with an answer "
             f"(continues = false); leave {option} out"
         )
+
+
+def _check_tools(wishes: Wishes, parameters: Mapping[str, Any], *, has_form: bool) -> None:
+    """Refuse what tools cannot go together with."""
+    if has_form and "tools" in wishes.fields:
+        raise click.UsageError(
+            "--tools and an answer of a form exclude each other: a call has none"
+        )
+    if wishes.resumes and "messages" in parameters:
+        raise click.UsageError("--tool-result and -O messages exclude each other")
+    if "tool_choice" in wishes.fields and "tools" not in parameters:
+        raise click.UsageError("--tool-choice needs tools to choose from; see --tools")
 
 
 def open_archive(terminal: Terminal) -> Archive:
@@ -161,12 +188,16 @@ def _is_saved(terminal: Terminal, settings: Settings, kept: ConversationOptions)
 
 
 def _list_parameters(
-    options: TurnOptions, settings: Settings, manner: Manner | None
+    options: TurnOptions, wishes: Wishes, settings: Settings, manner: Manner | None
 ) -> dict[str, Any]:
-    """Return the body fields that were given, now or earlier in the conversation."""
-    given = options.request.list_parameters(settings.profile)
+    """Return the body fields that were given, now or earlier in the conversation.
+
+    A choice of tools that was made for the question would have them called for ever.
+    """
+    given = override(wishes.fields, options.request.list_parameters(settings.profile))
     if manner is None or not manner.is_of(settings.profile.name):
         return given
     named = {"model"} if options.request.model is not None else set()
+    named |= {"tool_choice"} if wishes.resumes else set()
     earlier = {key: value for key, value in manner.options.items() if key not in named}
     return override(earlier, given)

@@ -33,6 +33,8 @@ class Turn:
     request: Request
     dialogue: Dialogue | None
     """The conversation that it belongs to; None for a question that stands alone."""
+    results: tuple[Message, ...] = ()
+    """What came of the tools that were called, in place of the question."""
 
     def show(self) -> str:
         """Return the body that would be sent first, for ``--dry-run``."""
@@ -59,7 +61,9 @@ class Turn:
             yield ()
             return
         manner = self.terms.make_manner()
-        with self.dialogue.record(self.prompt, manner, system=self.terms.system) as recording:
+        with self.dialogue.record(
+            self.prompt, manner, system=self.terms.system, results=self.results
+        ) as recording:
             yield (recording,)
 
     def ask(self, client: Client, terminal: Terminal, look: Look, *listeners: Listener) -> Answer:
@@ -102,16 +106,22 @@ class Turn:
         return partial(follow, client)
 
 
-def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) -> Turn:
+def plan_turn(
+    prompt: Prompt,
+    terms: Terms,
+    dialogue: Dialogue | None = None,
+    results: tuple[Message, ...] = (),
+) -> Turn:
     """Plan the turn that asks *prompt* next in *dialogue*, or alone.
 
-    Raises UsageError where more than one answer is asked for, BadInput for too many images.
+    *results* of tools go in its place. Raises UsageError where more than one answer is asked for,
+    BadInput for too many images.
     """
     if terms.parameters.get("n", 1) != 1:
         raise click.UsageError("an answer has one text here; run the command again instead of n=…")
     request = Request(
         model=terms.settings.model,
-        messages=tuple(_compose_messages(prompt, terms, dialogue)),
+        messages=tuple(_compose_messages(prompt, terms, dialogue, results)),
         stream=terms.stream,
         ask_usage=terms.settings.profile.ask_usage or not terms.settings.at_home,
         parameters=terms.parameters,
@@ -119,7 +129,7 @@ def plan_turn(prompt: Prompt, terms: Terms, dialogue: Dialogue | None = None) ->
     if excess := find_excess(sum(measure(message.content) for message in request.messages)):
         more = "" if dialogue is None else ", or in a new conversation"
         raise BadInput(f"{excess}{more}")
-    return Turn(prompt=prompt, terms=terms, request=request, dialogue=dialogue)
+    return Turn(prompt=prompt, terms=terms, request=request, dialogue=dialogue, results=results)
 
 
 def warn_of_blindness(terminal: Terminal, terms: Terms, prompt: Prompt) -> None:
@@ -132,7 +142,9 @@ def warn_of_blindness(terminal: Terminal, terms: Terms, prompt: Prompt) -> None:
         terminal.warn(tell_blindness(terms.model))
 
 
-def _compose_messages(prompt: Prompt, terms: Terms, dialogue: Dialogue | None) -> list[Message]:
+def _compose_messages(
+    prompt: Prompt, terms: Terms, dialogue: Dialogue | None, results: tuple[Message, ...]
+) -> list[Message]:
     """Return the messages up to the question, with those of the *dialogue* before."""
     if dialogue is not None:
         return dialogue.compose(
@@ -140,6 +152,7 @@ def _compose_messages(prompt: Prompt, terms: Terms, dialogue: Dialogue | None) -
             terms.settings.model,
             system=terms.system,
             keeps_reasoning=terms.sends_reasoning,
+            results=results,
         )
     before = [] if terms.system is None else [Message("system", terms.system)]
     return [*before, Message("user", prompt.to_content())]
