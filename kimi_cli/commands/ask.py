@@ -74,6 +74,11 @@ def ask(
     if output.dry_run:
         terminal.show(turn.show() + "\n")
         return
+    if output.count:
+        from kimi_cli.turn.counting import show_count  # noqa: PLC0415 - only where it is wanted
+
+        show_count(turn, terminal, as_json=options.answer.as_json)
+        return
     from kimi_cli.turn.delivery import deliver  # noqa: PLC0415 - not for --dry-run
 
     answer = deliver(turn, terminal, options, output, report)

@@ -21,6 +21,7 @@ class OutputOptions:
     events: bool
     prefix: str | None
     dry_run: bool
+    count: bool
     test: bool
 
     def check(self, *, as_json: bool) -> None:
@@ -35,6 +36,13 @@ class OutputOptions:
             raise click.UsageError("--test prints nothing; it and --events exclude each other")
         if self.test and self.output is not None:
             raise click.UsageError("--test prints nothing; it and --output exclude each other")
+        others = {
+            "--dry-run": self.dry_run,
+            "--output": self.output is not None,
+            "--test": self.test,
+        }
+        if self.count and (other := next((name for name in others if others[name]), None)):
+            raise click.UsageError(f"--count and {other} exclude each other")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -108,6 +116,9 @@ output_options = bundle(
     ),
     click.option(
         "--dry-run", is_flag=True, help="Print the request body that would be sent, and exit."
+    ),
+    click.option(
+        "--count", is_flag=True, help="Print how many tokens the prompt has, and send nothing."
     ),
     click.option(
         "--test", is_flag=True, help="Print nothing; exit 0 if the answer is yes, 1 if it is no."

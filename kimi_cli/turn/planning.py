@@ -38,6 +38,10 @@ class Turn:
 
     def show(self) -> str:
         """Return the body that would be sent first, for ``--dry-run``."""
+        return self.shape().encode().decode()
+
+    def shape(self) -> Request:
+        """Return the request that would be sent first."""
         request, check = self.request, self.terms.check
         if self.terms.prefix:
             from kimi_cli.answer.extending import begin  # noqa: PLC0415 - for a prefix only
@@ -49,7 +53,7 @@ class Turn:
             way = check.ways.choose(check.form)
             assert way is not None  # noqa: S101 - nothing was refused yet
             request = shape_request(request, check.form, way)
-        return request.encode().decode()
+        return request
 
     @contextmanager
     def record(self) -> Iterator[tuple[Listener, ...]]:
