@@ -67,7 +67,7 @@ def test_a_line_among_bars_is_a_line(batch: Kimi, server: ReplayServer, source: 
 
 KEYS = [
     "done", "errors", "retries", "in_flight", "limit", "rows_per_second", "tokens_per_second",
-    "eta_seconds", "limited_by",
+    "tokens", "cost", "currency", "eta_seconds", "limited_by",
 ]  # fmt: skip
 """What the manual says of --progress json."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from kimi_cli.api.cost import UNITS, Cost
 from kimi_cli.api.messages import JSON
+from kimi_cli.api.text import quantify
 from kimi_cli.api.usage import Tokens, describe_tokens
 
 
@@ -23,6 +24,8 @@ class Spending:
     """Answers that nobody has a price for, or the tokens of."""
     estimated: int = 0
     """Answers whose cost is estimated, for their hosts do not tell their tokens."""
+    guessed: int = 0
+    """Tokens of those, as they are estimated; they are in no other sum."""
 
     @property
     def total(self) -> int:
@@ -45,6 +48,13 @@ class Spending:
         """Add money alone."""
         self.amounts[cost.currency] = self.amounts.get(cost.currency, 0) + cost.amount
 
+    def join(self, other: Spending) -> Spending:
+        """Return one of the money of both."""
+        both = Spending(estimated=self.estimated + other.estimated)
+        for cost in (*self.list_costs(), *other.list_costs()):
+            both.add(cost)
+        return both
+
     def list_costs(self) -> list[Cost]:
         """Return the money in each currency."""
         return [Cost(amount, currency) for currency, amount in sorted(self.amounts.items())]
@@ -53,14 +63,15 @@ class Spending:
         """Say how many tokens there are."""
         return describe_tokens(self.prompt, self.cached, self.completion, self.reasoning)
 
+    def show_cost(self) -> str:
+        """Say what they cost; empty where nothing has a price."""
+        about = "about " if self.estimated and self.amounts else ""
+        return about + " and ".join(map(str, self.list_costs()))
+
     def describe_cost(self) -> str:
-        """Say what they cost, and where that is not all; empty where nothing has a price."""
-        if not self.amounts:
-            return ""
-        shown = " and ".join(map(str, self.list_costs()))
-        about = "about " if self.estimated else ""
-        but = f" but for {self.unpriced} without a price" if self.unpriced else ""
-        return f"{about}{shown}{but}"
+        """Say what they cost, and where that is not all of them."""
+        but = quantify(self.unpriced, "answer") if self.unpriced and self.amounts else ""
+        return self.show_cost() + (f" without {but} of unknown cost" if but else "")
 
     def dump_tokens(self) -> JSON:
         """Return the object of the tokens."""

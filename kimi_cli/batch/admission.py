@@ -43,7 +43,7 @@ class Admission:
         self._brake = brake
         self._prepare = prepare
         self._crew, self._backlog, self._held = under_way
-        self.budget = Budget(plan.max_tokens)
+        self.budget = Budget(plan)
 
     @property
     def has_ended(self) -> bool:
@@ -62,12 +62,15 @@ class Admission:
             record = self._take_record()
             if record is None:
                 break
+            if isinstance(record, Record) and (fault := self.budget.find_fault(record)) is not None:
+                self._brake.pull(fault, ExitStatus.DATA, drain=self._plan.timeout)
+                break
             self._sink.expect(record.number)
             if isinstance(record, BadRecord):
                 self._tally.failed += 1
                 bad.append(blame(record))
             else:
-                job = Job(record, record.payload, self.budget.estimate(record))
+                job = self.budget.make_job(record)
                 self._prepare(job)
         if bad:
             self._sink.write(bad)
@@ -96,10 +99,10 @@ class Admission:
     def exceeds_budget(self, job: Job) -> bool:
         """Tell whether *job* must wait for what is under way; stop where that cannot help."""
         under_way = [*self._crew.jobs, *self._backlog.waiting]
-        if not self.budget.exceeds(job, under_way, self._tally.tokens):
+        limit = self.budget.find_excess(job, under_way, self._tally.spending)
+        if limit is None:
             return False
         if not under_way:
-            limit = f"--max-total-tokens {self.budget.limit}"
             if self._tally.sends:
                 self._brake.pull(limit, ExitStatus.TEMPORARY, drain=0)
             else:

@@ -125,6 +125,7 @@ class Campaign:
             if self.ordered:
                 sink = OrderedSink(sink, _WINDOW_ROWS, self.format)
             return sink, earlier
+        self.tally.earlier = ledger.done.spent
         ledger.done.merge(earlier)
         sink = LedgerSink(ledger, self.format, defer=self.on_error == "defer", stale=stale)
         if self.ordered and self.format == "text":

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import BinaryIO
 
+from kimi_cli.api.cost import Cost
+from kimi_cli.api.spending import Spending, read_amount
+
 INVALID = "invalid"
 """The class of an error whose row was answered, and not in the form that was asked for."""
 _TEXT = rb'"(?:[^"\\]|\\.)*'
@@ -19,6 +22,7 @@ _HEAD = (  # compiled with the first line, not for a run that has none
     rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"'
     rb'(?:,"failed":"([a-z]+)"|,"incomplete":"([a-z_]+)")?'
     rb'(?:,"replaces":(' + _KEYS + rb"))?"
+    rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+,"cost":([\d.e+-]+),"currency":("\w+"))?'
 )
 _TORN = rb'(?s)\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z'
 _BEGINNING, _MARK = b'{"custom_id":"', b',"kimi":{"key":"'
@@ -111,6 +115,8 @@ class Done:
         """Lines that hold an error, one that may pass, or an answer that ended early."""
         self.invalid = Flaws()
         """Lines that hold an error and an answer, which has not the form it had to have."""
+        self.spent = Spending()
+        """What the lines of one output cost."""
         self.succeeded = 0
         """How many lines have a successor: the same row was written again."""
 
@@ -154,6 +160,8 @@ class Done:
         self.succeeded += sum(key in self.keys for key in (mark.key, *mark.replaces))
         self.keys.add(mark.key)
         self.ids.add(hash_id(mark.name))
+        if mark.cost is not None:
+            self.spent.add(mark.cost)
         if mark.failed == "transient":
             self.transient.add(mark.key, mark.name)
         if mark.failed == INVALID:
@@ -176,6 +184,8 @@ class Mark:
     is_incomplete: bool = False
     replaces: tuple[bytes, ...] = ()
     """The keys of earlier lines whose place it takes."""
+    cost: Cost | None = None
+    """What the answer cost."""
 
 
 class Stale:
@@ -221,6 +231,7 @@ def read_mark(line: bytes) -> Mark | None:
         head[3].decode() if head[3] else None,
         head[4] is not None,
         tuple(map(bytes.fromhex, json.loads(head[5]))) if head[5] else (),
+        Cost(read_amount(float(head[6])), json.loads(head[7])) if head[6] else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kimi_cli.api import codec
 from kimi_cli.api.channel import Channel
+from kimi_cli.api.cost import Cost
 from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.messages import JSON, find_lack
 from kimi_cli.api.refusals import Refused
@@ -49,6 +50,11 @@ class Job:
     payload: bytes
     """What is sent for it: at first the record's own."""
     tokens: float
+    """What it will use, by an estimate."""
+    cost: int = 0
+    """The same in money, in ``UNITS``, where that is limited."""
+    paid: Cost | None = None
+    """What its answers so far have cost."""
     attempts: int = 0
     """Those that failed, and count against ``--retries``."""
     overloads: int = 0
@@ -64,7 +70,9 @@ class Job:
 
     def change(self, body: bytes) -> None:
         """Ask something else for the same row: its answer is to be bought anew."""
+        before = self.tokens
         self.tokens += estimate_tokens(body) - estimate_tokens(self.payload)
+        self.cost = round(self.cost * self.tokens / before)
         self.payload, self.is_fresh = body, True
 
     def abort(self) -> None:
@@ -150,6 +158,7 @@ def complete(outcome: Outcome) -> Result:
         lack=outcome.lack,
         fits=outcome.fits,
         is_allowed=job.asked is not None and job.asked.allows_any,
+        cost=job.paid,
         attempts=job.attempts + 1,
         milliseconds=max(0, int(1000 * (outcome.at - job.began))),
     )

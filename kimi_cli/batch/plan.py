@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kimi_cli.api.retry import RetryPolicy
 from kimi_cli.settings.configfile import BATCH_RETRIES
+from kimi_cli.settings.prices import NO_PRICES, PriceList
 
 POLICY = RetryPolicy(retries=BATCH_RETRIES, longest=60.0, budget=math.inf, foreign=2)
 """Of one row, where nothing was said: a run has more time than a person has."""
@@ -23,5 +24,8 @@ class Plan:
     max_errors: int | None = None
     max_error_share: float | None = None
     max_tokens: int | None = None
+    max_cost: int | None = None
+    """In ``UNITS`` of ``api.cost``, of whatever currency the first row is paid in."""
+    prices: PriceList = NO_PRICES
     deadline: float | None = None
     allow_invalid: bool = False

@@ -57,6 +57,8 @@ class Progress:
             "limit": run.limit,
             "rows_per_second": round(tally.finished / seconds, 1),
             "tokens_per_second": round(tally.tokens / seconds, 1),
+            "tokens": tally.spending.dump_tokens(),
+            **tally.spending.dump_cost(),
             "eta_seconds": self._find_eta(tally, seconds),
             "limited_by": run.explain_limit(),
         }
@@ -82,11 +84,13 @@ class Progress:
         """Return one line for people."""
         shown = self.describe(run)
         eta = "" if shown["eta_seconds"] is None else f", {shown['eta_seconds']} s to go"
+        cost = run.tally.spending.show_cost()
         return (
             f"{shown['done']} done, {quantify(shown['errors'], 'error')}, "
             f"{quantify(shown['retries'], 'retry')}, "
             f"{shown['in_flight']} in flight (limit {shown['limit']}), "
-            f"{shown['rows_per_second']} rows/s, {shown['tokens_per_second']} tokens/s{eta}; "
+            f"{shown['rows_per_second']} rows/s, {shown['tokens_per_second']} tokens/s"
+            f"{cost and f', {cost}'}{eta}; "
             f"limited by {shown['limited_by']}"
         )
 
@@ -161,6 +165,7 @@ class BarProgress(Progress):
             f"{shown['done']} done",
             quantify(shown["errors"], "error"),
             "" if eta is None else f"{eta} s left",
+            run.tally.spending.show_cost(),
             f"{shown['rows_per_second']} rows/s",
             quantify(shown["retries"], "retry") if shown["retries"] else "",
             f"{shown['in_flight']}/{shown['limit']}",

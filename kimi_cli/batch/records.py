@@ -55,6 +55,8 @@ class Record:
     """Whether the row brought its own id."""
     most_tokens: int | None = None
     """The tokens that the answer may have, where the request says."""
+    model: str = ""
+    """The model that is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         key,
         name is not None,
         most if isinstance(most, int) else None,
+        str(body.get("model") or ""),
     )
 
 

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from kimi_cli.api.fields import FIELDS
 from kimi_cli.api.text import quantify
+from kimi_cli.batch.budget import Budget
 from kimi_cli.batch.campaign import Campaign
-from kimi_cli.batch.records import BadRecord
+from kimi_cli.batch.forecast import Forecast, read_experience
+from kimi_cli.batch.plan import Plan
+from kimi_cli.batch.records import BadRecord, Record
 from kimi_cli.errors import BadInput
 from kimi_cli.system.terminal import Terminal
 
@@ -16,26 +19,31 @@ _SHOWN = 10
 
 
 def rehearse(
-    terminal: Terminal, campaign: Campaign, show: Callable[[bytes], bytes] = lambda body: body
+    terminal: Terminal,
+    campaign: Campaign,
+    plan: Plan,
+    show: Callable[[bytes], bytes] = lambda body: body,
 ) -> None:
     """Check the whole input, print the first request and the counts; raise what a run would.
 
-    *show* says what is sent for what a row asks.
+    Tell what the rows that are left would take. *show* says what is sent for what a row asks.
     """
     good, bad, first = 0, 0, None
+    budget = Budget(plan)
+    forecast = Forecast(plan.prices, read_experience(campaign.output))
     sent: set[str] = set()
     carried: set[str] = set()
     told: list[str] = []
     for record in campaign.rehearse(terminal.warn):
-        if isinstance(record, BadRecord):
+        if (fault := _find_fault(record, budget)) is not None:
             bad += 1
-            if bad <= _SHOWN:
-                told.append(f"row {record.number}: {record.message}")
-            continue
-        good += 1
-        first = first or record
-        carried |= record.carried.keys()
-        sent |= record.row.keys() - record.carried.keys()
+            told = [*told, fault][:_SHOWN]
+        elif isinstance(record, Record):
+            good += 1
+            first = first or record
+            carried |= record.carried.keys()
+            sent |= record.row.keys() - record.carried.keys()
+            forecast.note(record, show(record.payload))
     if first is not None:
         terminal.show(show(first.payload).decode() + "\n")
     if campaign.shape.template is None:
@@ -43,10 +51,19 @@ def rehearse(
     for line in told:
         terminal.complain(line)
     terminal.warn(_count(campaign, good, bad))
+    for line in forecast.describe() if good else ():
+        terminal.warn(line)
     if bad:
         raise BadInput(f"{bad} of {quantify(good + bad, 'row')} cannot be sent")
     if campaign.tally.changed or campaign.tally.duplicates:
         raise BadInput(campaign.tally.explain())
+
+
+def _find_fault(record: Record | BadRecord, budget: Budget) -> str | None:
+    """Say why a row cannot be sent."""
+    if isinstance(record, BadRecord):
+        return f"row {record.number}: {record.message}"
+    return budget.find_fault(record)
 
 
 def _tell_columns(terminal: Terminal, sent: set[str], carried: set[str]) -> None:

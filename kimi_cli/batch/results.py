@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kimi_cli.api import codec
+from kimi_cli.api.cost import Cost
 from kimi_cli.api.messages import find_message
 from kimi_cli.api.parts import gather_text, read_content, read_reasoning
 from kimi_cli.api.text import mend_surrogates
@@ -36,6 +37,8 @@ class Result:
     error: JSON | None = None
     lack: str | None = None
     """What keeps an answer from being whole; see ``find_lack``."""
+    cost: Cost | None = None
+    """What it cost, where that is known."""
     attempts: int = 0
     milliseconds: int = 0
     replaces: tuple[str, ...] = ()
@@ -114,6 +117,8 @@ def _head(result: Result) -> JSON:
         "attempts": result.attempts,
         "ms": result.milliseconds,
     }
+    if (cost := result.cost) is not None:
+        mark |= {"cost": cost.to_json(), "currency": cost.currency}
     return {"custom_id": result.record.id, "kimi": mark}
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from kimi_cli.api.channel import Channel
+from kimi_cli.api.usage import Tokens
+from kimi_cli.batch.accounts import book
 from kimi_cli.batch.admission import Admission
 from kimi_cli.batch.backlog import Backlog
 from kimi_cli.batch.brake import Brake
@@ -210,11 +212,12 @@ class Runner:
         if outcome.error is not None and outcome.next_body is None:
             self.tally.trouble = str(outcome.error)
             self.tally.unknown += is_of_unknown_outcome(outcome.error)
-        before = self.tally.tokens
+        used = Tokens()
         if outcome.document is not None:
-            self.tally.note_usage(outcome.document.get("usage"))
-            self._admission.budget.note(outcome.job.payload, self.tally.tokens - before)
-        self._learn(outcome, verdict, self.tally.tokens - before)
+            spending = self.tally.spending
+            used = book(outcome.document, outcome.job, self._plan.prices, spending)
+            self._admission.budget.note(outcome.job.payload, used)
+        self._learn(outcome, verdict, used.total)
         if self._breaker.opened is not None and not context.is_down:
             # It has shown that the service is down: then it tells nothing of its row.
             verdict = judge(outcome, replace(context, is_down=True))

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from kimi_cli.api.messages import count_tokens
+from kimi_cli.api.spending import Spending
 from kimi_cli.api.text import quantify
 from kimi_cli.batch.done import INVALID
 from kimi_cli.batch.outlook import Outlook
@@ -53,8 +53,10 @@ class Tally:
     """Requests among them that were not their row's first."""
     unknown: int = 0
     """Requests whose outcome is unknown: they may have been billed."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    spending: Spending = field(default_factory=Spending)
+    """What the answers of this run took."""
+    earlier: Spending = field(default_factory=Spending)
+    """What the lines cost that the output had before."""
     refusals: Counter[str] = field(default_factory=Counter)
     limits: list[dict[str, Any]] = field(default_factory=list)
     """What held the run back, as the pace found it: kind, value, seconds, how it is known."""
@@ -77,13 +79,7 @@ class Tally:
     @property
     def tokens(self) -> int:
         """All text tokens of this run."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def note_usage(self, usage: Any) -> None:
-        """Add what one answer cost; hosts leave it out, or send nonsense."""
-        if isinstance(usage, dict):
-            for name in ("prompt_tokens", "completion_tokens"):
-                setattr(self, name, getattr(self, name) + (count_tokens(usage, name) or 0))
+        return self.spending.total
 
     def note_latency(self, milliseconds: int) -> None:
         """Keep an even sample of the latencies (Vitter's algorithm R)."""
@@ -129,7 +125,8 @@ class Tally:
         parts += [self.tell_odd_ids()] if self.odd_ids else []
         parts += [self.tell_strays()] if self.strays else []
         parts.append(quantify(self.sends, "request"))
-        parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
+        parts.append(self.spending.describe_tokens())
+        parts += [self._tell_cost()] if self.spending.amounts else []
         if percentiles := self.find_percentiles():
             shown = ", ".join(f"{name} {value} ms" for name, value in percentiles.items())
             parts.append(shown)
@@ -137,6 +134,12 @@ class Tally:
             shown = ", ".join(f"{number} for {kind}" for kind, number in self.refusals.items())
             parts.append(f"refused {shown}")
         return "; ".join(parts)
+
+    def _tell_cost(self) -> str:
+        cost = self.spending.describe_cost()
+        if not self.earlier.amounts:
+            return cost
+        return f"{cost} ({self.spending.join(self.earlier).show_cost()} with earlier runs)"
 
     def tell_strays(self) -> str:
         """Say how many lines of the output belong to no row."""
@@ -232,7 +235,11 @@ class Tally:
             "sends": self.sends,
             "retries": self.retries,
             "sends_with_unknown_outcome": self.unknown,
-            "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens},
+            "tokens": self.spending.dump_tokens(),
+            **self.spending.dump_cost(),
+            "answers_of_unknown_cost": self.spending.unpriced,
+            "answers_of_estimated_cost": self.spending.estimated,
+            "so_far": self.spending.join(self.earlier).dump_cost(),
             "latency_ms": self.find_percentiles(),
             "refusals": dict(self.refusals),
             "limits": self.limits,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kimi_cli.api.catalogue import is_blind, tell_blindness
+from kimi_cli.api.cost import show_amount
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.live import make_pace, prepare_launch
 from kimi_cli.batch.outlook import make_outlook
@@ -18,13 +19,12 @@ from kimi_cli.batch.pictures import Pictures
 from kimi_cli.batch.plan import POLICY, Plan
 from kimi_cli.batch.progress import open_progress
 from kimi_cli.batch.records import Shape
-from kimi_cli.batch.rehearsal import rehearse
 from kimi_cli.batch.selection import Rules
 from kimi_cli.batch.source import TABLES, Source
 from kimi_cli.batch.summary import summed_up
 from kimi_cli.batch.tally import Tally
 from kimi_cli.batch.watch import watch_signals
-from kimi_cli.errors import BatchEnded, ExitStatus, Terminated
+from kimi_cli.errors import BadInput, BatchEnded, ExitStatus, Terminated
 from kimi_cli.host import load_settings, open_client
 from kimi_cli.options.batch import BatchOptions, batch_options
 from kimi_cli.options.bundles import (
@@ -42,6 +42,7 @@ from kimi_cli.prompt.content import LARGEST
 from kimi_cli.prompt.reading import Reading
 from kimi_cli.settings.configfile import LONG_PATIENCE
 from kimi_cli.settings.precedence import Settings, settle_model
+from kimi_cli.settings.prices import explain_lack, make_price_list
 from kimi_cli.system.terminal import Terminal
 from kimi_cli.turn.forms import plan_check
 
@@ -92,8 +93,11 @@ def batch(
 
         inspector = Inspector(check, allow_invalid=form.allow_invalid)
         campaign = replace(campaign, shape=replace(campaign.shape, form=describe_form(check.form)))
+    plan = replace(_make_plan(options, settings), allow_invalid=form.allow_invalid)
     if options.outcome.dry_run:
-        rehearse(terminal, campaign, inspector.show if inspector else bytes)
+        from kimi_cli.batch.rehearsal import rehearse  # noqa: PLC0415 - not for a run
+
+        rehearse(terminal, campaign, plan, inspector.show if inspector else bytes)
         return
     tally = campaign.tally
     with open_client(terminal, settings, connection, stream=False) as client:
@@ -105,7 +109,6 @@ def batch(
             summed_up(campaign.summary, tally, terminal.secrets.redact),
             watch_signals(terminal, progress, writes_out=campaign.output is None) as watch,
         ):
-            plan = replace(_make_plan(options, settings), allow_invalid=form.allow_invalid)
             if check is not None:
                 check.ways.notify = watch.tell
             launch = prepare_launch(
@@ -188,6 +191,9 @@ def _make_plan(options: BatchOptions, settings: Settings) -> Plan:
     limits = options.limits
     number, share = limits.max_errors or (None, None)
     is_usual = settings.is_built_in("retries")
+    prices = make_price_list(settings)
+    if limits.max_cost is not None and prices.is_empty:
+        raise BadInput(f"--max-cost {show_amount(limits.max_cost)}: {explain_lack(settings.model)}")
     return Plan(
         policy=POLICY if is_usual else replace(POLICY, retries=settings.retries),
         timeout=min(settings.timeout or LONG_PATIENCE, settings.max_time or math.inf),
@@ -196,5 +202,7 @@ def _make_plan(options: BatchOptions, settings: Settings) -> Plan:
         max_errors=number,
         max_error_share=share,
         max_tokens=limits.max_total_tokens,
+        max_cost=limits.max_cost,
+        prices=prices,
         deadline=limits.deadline,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from kimi_cli.api.cost import UNITS
 from kimi_cli.batch.live import Speed
 from kimi_cli.batch.results import FORMATS
 from kimi_cli.batch.selection import Shard, parse_shard
@@ -34,6 +35,20 @@ class ErrorLimit(click.ParamType[tuple[int | None, float | None]]):
         if found is None:
             self.fail(f"'{value}' is neither a number nor a percentage", param, ctx)
         return (None, float(found[1]) / 100) if found[1] else (int(found[2]), None)
+
+
+class Money(click.ParamType[int]):
+    """An amount of money, in ``UNITS``."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the amount; as small as it is, it must be something."""
+        found = re.fullmatch(r"(\d{0,15})(?:\.(\d{0,12}))?", value)
+        amount = int(found[1] or 0) * UNITS + int((found[2] or "").ljust(12, "0")) if found else 0
+        if not amount:
+            self.fail(f"'{value}' is no amount of money, such as 5 or 0.25", param, ctx)
+        return amount
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -135,6 +150,7 @@ class LimitOptions:
     max_wait: float
     max_errors: tuple[int | None, float | None] | None
     max_total_tokens: int | None
+    max_cost: int | None
     deadline: float | None
 
 
@@ -297,6 +313,12 @@ limit_options = bundle(
         type=click.IntRange(1),
         metavar="N",
         help="Stop before more than N tokens are used.",
+    ),
+    click.option(
+        "--max-cost",
+        type=Money(),
+        metavar="AMOUNT",
+        help="Stop before more than AMOUNT is paid; models need prices.",
     ),
     click.option(
         "--deadline", type=Duration(), metavar="TIME", help="Send nothing more after so long."

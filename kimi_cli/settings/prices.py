@@ -72,6 +72,9 @@ class PriceList:
         return None if price is None else price.charge(tokens)
 
 
+NO_PRICES = PriceList({}, has_listed=False)
+
+
 def make_price_list(settings: Settings) -> PriceList:
     """Return what counts at the host that *settings* name."""
     has_listed = settings.profile.list_prices and settings.at_home
