@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 KIMI = str(Path(sys.executable).with_name("kimi"))
 RUNS = 25
+DISTANCE = 0.04
+"""Seconds that a byte takes to the host that is far away, or back."""
 CHUNKS = 100_000
 
 
@@ -57,9 +60,16 @@ def make_environment(folder: str, *, orjson: bool = True) -> dict[str, str]:
 
 
 @contextmanager
-def serve(chunks: int) -> Iterator[str]:
+def serve(chunks: int, *certificate: str) -> Iterator[str]:
     """Run the server with streams of *chunks* chunks; yield its URL."""
-    command = [sys.executable, str(HERE / "server.py"), str(chunks)]
+    with _run_script("server.py", str(chunks), *certificate) as url:
+        yield url
+
+
+@contextmanager
+def _run_script(name: str, *arguments: str) -> Iterator[str]:
+    """Run a script of this folder; yield the first line that it prints."""
+    command = [sys.executable, str(HERE / name), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -98,6 +108,31 @@ def measure_starts(folder: str) -> Iterator[Figure]:
     for option in ("--version", "--help"):
         ratio = compare([KIMI, option], [*python, "import click"], environment)
         yield Figure(f"kimi {option} / import click", ratio, 1.3)
+
+
+def measure_distance(folder: str) -> Iterator[Figure]:
+    """Compare a question to a host that is far away, over TLS, with curl's."""
+    if missing := [name for name in ("curl", "openssl") if shutil.which(name) is None]:
+        print(f"SKIP  kimi ask / curl, 80 ms away: {missing[0]} is not installed", flush=True)
+        return
+    certificate = str(Path(folder, "far.pem"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-days", "2", "-keyout", certificate, "-out", f"{certificate}.crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with open(certificate, "a") as file:
+        file.write(Path(f"{certificate}.crt").read_text())
+    environment = {**make_environment(folder), "SSL_CERT_FILE": certificate}
+    with (
+        serve(1, certificate) as url,
+        _run_script("relay.py", url.rpartition(":")[2], str(DISTANCE)) as port,
+    ):
+        far = f"https://127.0.0.1:{port}/chunked"
+        ask = [KIMI, "ask", "--base-url", far, "hi"]
+        curl = ["curl", "-sS", "--cacert", certificate, "-d", "{}", f"{far}/chat/completions"]
+        yield Figure("kimi ask / curl, 80 ms away", compare(ask, curl, environment), 1.25)
 
 
 def measure_streams(folder: str) -> Iterator[Figure]:
@@ -267,6 +302,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for measure in (
             measure_starts,
+            measure_distance,
             measure_delay,
             measure_turns,
             measure_stop,

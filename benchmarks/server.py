@@ -3,6 +3,8 @@
 ``/chunked`` sends one HTTP chunk an event, as most hosts do; ``/closed`` ends with the connection.
 The ``stamp`` forms send a single delta that holds the time at which it is written, ``/stuck``
 sends one and no more.
+
+Called as ``server.py CHUNKS [CERTIFICATE]``; with a certificate it speaks TLS.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -42,8 +45,12 @@ def frame(event: bytes) -> bytes:
 class Server:
     """Answers every POST by its path."""
 
-    def __init__(self, chunks: int) -> None:
+    def __init__(self, chunks: int, certificate: str | None = None) -> None:
         """Make the bytes of streams of *chunks* chunks."""
+        self._context = None
+        if certificate is not None:
+            self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._context.load_cert_chain(certificate)
         events = [make_event(f" token{number}") for number in range(chunks)]
         self._end = make_event("", "stop") + b"data: [DONE]\n\n"
         self._closed = b"".join([*events, self._end])
@@ -52,14 +59,17 @@ class Server:
     def run(self) -> None:
         """Listen on any port, print the URL, and answer until the process is ended."""
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-            print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+            scheme = "https" if self._context else "http"
+            print(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", flush=True)
             while True:
                 connection, _ = listener.accept()
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is not None:
+            connection = self._context.wrap_socket(connection, server_side=True)
         with connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             path = _read_request(connection)
             chunked = "chunked" in path
             connection.sendall(_HEAD + (_CHUNKED if chunked else b"") + b"\r\n")
@@ -97,4 +107,4 @@ def _read_request(connection: socket.socket) -> str:
 
 
 if __name__ == "__main__":
-    Server(int(sys.argv[1])).run()
+    Server(int(sys.argv[1]), *sys.argv[2:3]).run()
