@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from kimi_cli.credentials.bearer import BearerToken, Stores
     from kimi_cli.settings.additions import Additions
 
+_Advise = Callable[["Client", str], "str | None"]
+
 _NAMED = 6
 """How many models of a host an error names."""
 _NEAR = 3
@@ -164,10 +166,6 @@ def _make_client(
     ahead: Ahead | None = None,
     on_retry: Callable[[Retry], None] = lambda retry: None,
 ) -> Client:
-    def notify(retry: Retry) -> None:
-        terminal.warn(_describe_retry(retry))
-        on_retry(retry)
-
     from kimi_cli.api.client import Client  # noqa: PLC0415 - requests is loaded only to send
     from kimi_cli.api.limits import Limits  # noqa: PLC0415 - for requests only
     from kimi_cli.api.retry import RetryPolicy  # noqa: PLC0415 - for requests only
@@ -181,6 +179,11 @@ def _make_client(
         total=settings.max_time,
         since=since,
     )
+
+    def notify(retry: Retry) -> None:
+        terminal.warn(_describe_retry(retry))
+        on_retry(retry)
+
     return Client(
         Transport(find_route(base_url, os.environ, additions.query_text), ahead),
         bearer_token=token,
@@ -189,8 +192,21 @@ def _make_client(
         limits=limits,
         policy=RetryPolicy(retries=settings.retries),
         notify=notify,
-        advise=cache(lambda client, model: _advise_on_model(settings, client, model)),
+        advise=_find_once(lambda client, model: _advise_on_model(settings, client, model)),
     )
+
+
+def _find_once(find: _Advise) -> _Advise:
+    """Return who finds advice, once for all threads: the host is asked one time."""
+    from threading import Lock  # noqa: PLC0415 - for requests only
+
+    lock, find_or_recall = Lock(), cache(find)
+
+    def find_in_turn(client: Client, model: str) -> str | None:
+        with lock:
+            return find_or_recall(client, model)
+
+    return find_in_turn
 
 
 def _advise_on_model(settings: Settings, client: Client, model: str) -> str | None:

@@ -100,6 +100,14 @@ def test_another_ending_is_not_gone_on_with(ask: Kimi, server: ReplayServer, fin
     assert len(server.requests) == 1
 
 
+def test_calls_of_tools_are_not_gone_on_with(ask: Kimi, server: ReplayServer) -> None:
+    """They are no text that could be sent as the beginning of one."""
+    call = {"index": 0, "id": "c1", "function": {"name": "add", "arguments": "{"}}
+    server.script(stream("Well, ", {"tool_calls": [call]}, finish="length"))
+    assert ask("--extend", "3", "hi").status == 3
+    assert len(server.requests) == 1
+
+
 def test_an_answer_may_have_been_whole(ask: Kimi, server: ReplayServer) -> None:
     """The limit fell upon its end: nothing is added, and it is complete."""
     server.script(stream("Hello", finish="length"), stream(""))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conversations import CONVERSATIONS, read_lines
 from program import Kimi
+from rows import make_rows, write_rows
 from server import Cut, ReplayServer, Reply, completion, document, refusal, stream
 
 UNKNOWN = refusal(
@@ -200,6 +201,19 @@ def test_a_list_that_does_not_come_is_not_waited_for(ask: Kimi, server: ReplaySe
     assert result.status == 69
     assert "trying again" not in result.error
     assert result.error.count("\n") == 1
+
+
+def test_many_rows_ask_for_the_list_once(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path
+) -> None:
+    """However many of them are refused at the same time."""
+    rows = make_rows(8)
+    write_rows(source, rows)
+    server.answer(lambda request: LISTED if request.method == "GET" else UNKNOWN)
+    done = batch(str(source), "-o", str(out), "-m", "kimi-k2.7", "--concurrency", "8")
+    assert done.status != 0
+    assert "the nearest are kimi-k2.6" in done.error + out.read_text()
+    assert [request.method for request in server.requests].count("GET") == 1
 
 
 def test_the_gateway_has_a_documented_list(kimi: Kimi, server: ReplayServer, home: Path) -> None:

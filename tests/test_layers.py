@@ -300,6 +300,14 @@ def test_only_documents_that_ship_are_cited() -> None:
 # What is loaded
 
 FOR_A_PERSON = {"prompt_toolkit", "rich", "kimi_cli.chat.editor", "kimi_cli.chat.slash"}
+FOR_A_FEW = {
+    "kimi_cli.answer.extending",
+    "kimi_cli.answer.fallback",
+    "kimi_cli.answer.forms",
+    "kimi_cli.show.events",
+    "kimi_cli.show.report",
+    "kimi_cli.turn.tools",
+}
 FOR_A_CHAT = {*FOR_A_PERSON, "kimi_cli.conversation.archive", "kimi_cli.conversation.record"}
 
 
@@ -310,6 +318,10 @@ FOR_A_CHAT = {*FOR_A_PERSON, "kimi_cli.conversation.archive", "kimi_cli.conversa
         (["--help"], {"requests", "keyring", "json", "urllib3", "shutil"}),
         (["ask", "--dry-run", "hi"], {"requests", "keyring", "urllib3", *FOR_A_CHAT}),
         (["ask", "--dry-run", "-S", "x", "hi"], {"requests", "prompt_toolkit", "rich"}),
+        (
+            ["ask", "--no-auth", "--retries", "0", "--base-url", "http://127.0.0.1:1", "hi"],
+            FOR_A_FEW,
+        ),
         (["models"], {"requests", "keyring", "urllib3", *FOR_A_CHAT}),
         (["log"], {"requests", "keyring", "urllib3", "prompt_toolkit"}),
         (["chat", "--no-auth", "--base-url", "http://127.0.0.1:1", "hi"], FOR_A_PERSON),

@@ -47,7 +47,7 @@ def extend(follow: Follow, extension: Extension) -> Follow:
         joint = _Joint(extension.prefix, listeners, is_streamed=request.stream)
         ending = _follow_once(follow, request, extension, joint)
         for number in range(1, extension.times + 1):
-            if not ending.is_cut_short or not joint.has_grown:
+            if not ending.is_cut_short or not joint.has_grown or ending.tool_calls:
                 break
             extension.tell(
                 f"cut short after {quantify(len(joint.text), 'character')}; going on "

@@ -63,7 +63,7 @@ class Opening:
         return shelf.go_on(recalled.file, recalled.conversation, must_save=recalled.must_save)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Wishes:
     """What may be wanted of one question, and of no chat."""
 
