@@ -33,7 +33,7 @@ They are those of platform.kimi.ai/docs/pricing, as that page and tables made af
 (models.dev) had them. What a cache keeps for five minutes costs no more than input.
 """
 
-_DATED = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})\Z")
+_DATED = r"-(\d{8}|\d{4}-\d{2}-\d{2})\Z"
 """The end of a name that only tells which build answered."""
 
 
@@ -53,7 +53,7 @@ class PriceList:
     def find(self, *names: str | None) -> Price | None:
         """Return the price of the first of the models *names* that has one."""
         for name in names:
-            for spelling in () if not name else (name, _DATED.sub("", name)):
+            for spelling in () if not name else (name, re.sub(_DATED, "", name)):
                 if (price := self._look_up(spelling)) is not None:
                     return price
         return None
