@@ -416,6 +416,25 @@ def test_a_rehearsal_refuses_what_a_run_would(
     assert "kimi-k2.5 has no price" in rehearse(batch, str(source), "--max-cost", "5", status=65)
 
 
+@pytest.mark.parametrize("held", ["", "no json\n", '{"custom_id": "r0", "kimi": {"ke'])
+def test_a_rehearsal_of_an_output_that_tells_nothing(
+    batch: Kimi, source: Path, out: Path, held: str
+) -> None:
+    """Empty, torn, or not ours: there is no average, and what a run would say is said."""
+    write_input(source, 1)
+    out.write_text(held)
+    told = rehearse(batch, str(source), "-o", str(out), status=65 if "no json" in held else 0)
+    assert "on average so far" not in told
+    assert ("not this tool's" in told) == ("no json" in held)
+
+
+def test_a_rehearsal_of_an_output_that_cannot_be(batch: Kimi, source: Path) -> None:
+    """A name that no file can have is that error, and no other."""
+    write_input(source, 1)
+    told = rehearse(batch, str(source), "-o", "o" * 300, status=73)
+    assert told.count("\n") == 1
+
+
 def test_a_rehearsal_of_nothing_has_no_forecast(batch: Kimi, source: Path) -> None:
     """There is nothing to tell."""
     source.write_text("")

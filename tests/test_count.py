@@ -217,7 +217,7 @@ def test_count_without_the_vocabulary_says_how_to_add_it(kimi: Kimi, tmp_path: P
     assert re.search(r"run: \S+/python\S* -m pip install '?splintr-rs", result.error)
 
 
-@pytest.mark.parametrize("other", [("--dry-run",), ("--test",), ("-o", "answer")])
+@pytest.mark.parametrize("other", [("--dry-run",), ("--test",), ("--events",), ("-o", "answer")])
 def test_count_stands_alone(kimi: Kimi, other: tuple[str, ...]) -> None:
     """With what prints something else, or nothing, it is wrong usage."""
     result = kimi("ask", "--count", *other, "Hello")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +37,25 @@ class Experience:
 
 
 def read_experience(output: Path | None) -> Experience:
-    """Return what the lines of *output* tell of their answers; one that is not there, nothing."""
+    """Return what the lines of *output* tell of their answers.
+
+    One that is not there, or cannot be read, tells nothing.
+    """
+    if output is None:
+        return Experience()
     answers = tokens = 0
-    if output is not None and output.is_file():
-        with open(output, "rb") as file:
-            for usage in map(_find_usage, file):
-                if (completion := read_tokens(usage).completion) is not None:
-                    answers += 1
-                    tokens += completion
+    with contextlib.suppress(OSError):
+        for usage in _read_usages(output):
+            if (completion := read_tokens(usage).completion) is not None:
+                answers += 1
+                tokens += completion
     return Experience(answers, tokens)
+
+
+def _read_usages(output: Path) -> Iterator[Any]:
+    if output.is_file():
+        with open(output, "rb") as file:
+            yield from map(_find_usage, file)
 
 
 def _find_usage(line: bytes) -> Any:

@@ -39,6 +39,7 @@ class OutputOptions:
         others = {
             "--dry-run": self.dry_run,
             "--output": self.output is not None,
+            "--events": self.events,
             "--test": self.test,
         }
         if self.count and (other := next((name for name in others if others[name]), None)):
