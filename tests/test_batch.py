@@ -296,7 +296,7 @@ def test_every_row_has_a_line_on_a_pipe(batch: Kimi, server: ReplayServer) -> No
     text = "".join(json.dumps(row) + "\n" for row in make_rows(20)) + "{torn\n"
     options = ("--ordered", "--retries", "0", "--format", "flat")
     result = batch(*options, stdin=text.encode())
-    assert result.status == 75
+    assert result.status == 4
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["custom_id"] for line in lines] == [*(f"r{n}" for n in range(20)), "row-21"]
     assert lines[1]["error"]["class"] == "transient"

@@ -268,12 +268,13 @@ def test_long_numbers_stay_whole(batch: Kimi) -> None:
 
 
 def test_lines_of_text(batch: Kimi) -> None:
-    """Each is a prompt, whatever it looks like; CR LF is no text, blank lines are none."""
+    """Each is a prompt, whatever it looks like; CR LF is no text, a blank line is none."""
     data = b'one\r\n\r\n{"prompt": "x"}\n  two  \n\xff\nlast'
     result = batch("--lines", stdin=data)
     assert result.status == 4
     assert list_contents(result.stdout) == [
         "3 one",
+        None,
         '15 {"prompt": "x"}',
         "7   two  ",
         None,

@@ -50,6 +50,12 @@ class Backlog:
         at_hand, self._next = self._next, None
         return at_hand
 
+    def release(self) -> list[Job]:
+        """Give up all."""
+        jobs = self.waiting + ([self._next] if self._next is not None else [])
+        self._waiting, self._next = [], None
+        return jobs
+
     def find_due(self, now: float) -> float | None:
         """Return the seconds until the next row that waits; None where none does."""
         return max(0.0, self._waiting[0][0] - now) if self._waiting else None

@@ -17,10 +17,17 @@ from pathlib import Path
 from kimi_cli.batch.done import INVALID, Done, Mark, Stale
 from kimi_cli.batch.earlier import read_done
 from kimi_cli.batch.ledger import Ledger, find_lines, read_output
-from kimi_cli.batch.records import BadRecord, Record, Shape, read_records
+from kimi_cli.batch.records import NOT_ASKED, BadRecord, Record, Shape, read_records
 from kimi_cli.batch.results import name_format
 from kimi_cli.batch.run import Front, Launch
-from kimi_cli.batch.selection import Changes, Rules, find_changes, refuse_wrong_input, select
+from kimi_cli.batch.selection import (
+    Changes,
+    Rules,
+    condemn_wrong_input,
+    find_changes,
+    refuse_wrong_input,
+    select,
+)
 from kimi_cli.batch.sinks import (
     LedgerSink,
     OrderedSink,
@@ -61,8 +68,7 @@ class Campaign:
 
     def read_all(self) -> Iterator[Record | BadRecord]:
         """Yield every record of the input; raises BadInput when it is a wrong file."""
-        holds = self.output is not None or self.source.is_lasting
-        return refuse_wrong_input(read_records(self.source.iterate(), self.shape), holds=holds)
+        return refuse_wrong_input(read_records(self.source.iterate(), self.shape))
 
     def rehearse(self, notify: Callable[[str], None]) -> Iterator[Record | BadRecord]:
         """Yield what a run would send, and leave every file as it is; raise what it would raise.
@@ -73,6 +79,7 @@ class Campaign:
         done = Done()
         if self.output is not None:
             done = read_output(self.output)
+            self._check_shard(done)
             if unwanted := self._find_unwanted(done):
                 done = read_output(self.output, lambda mark: any(test(mark) for test in unwanted))
         done.merge(read_done(self._find_earlier(notify), notify))
@@ -93,13 +100,17 @@ class Campaign:
             places = Places()
             sorts = self.ordered and ledger is not None and self.format != "text"
             records = select(
-                self.read_all(),
+                read_records(self.source.iterate(), self.shape)
+                if self.rules.is_whole
+                else self.read_all(),
                 done,
                 self.rules,
                 self.tally,
                 places.note if sorts else None,
                 is_alone=ledger is not None and not self.done_from,
             )
+            if self.rules.is_whole:
+                records = condemn_wrong_input(records, self.tally)
             run = launch(records, sink, lambda: self.source.read_bytes)
             front.start(run)
             try:
@@ -127,7 +138,9 @@ class Campaign:
             return sink, earlier
         self.tally.earlier = ledger.done.spent
         ledger.done.merge(earlier)
-        sink = LedgerSink(ledger, self.format, defer=self.on_error == "defer", stale=stale)
+        shard = None if self.rules.shard is None else str(self.rules.shard)
+        defers = self.on_error == "defer"
+        sink = LedgerSink(ledger, self.format, defer=defers, stale=stale, shard=shard)
         if self.ordered and self.format == "text":
             # Such lines cannot be sorted later.
             sink = OrderedSink(sink, _WINDOW_ROWS, self.format)
@@ -144,6 +157,7 @@ class Campaign:
         if self.output is None:
             return None, stale
         ledger = stack.enter_context(Ledger(self.output, sync=self.fsync, notify=notify))
+        self._check_shard(ledger.done)
         if ledger.done and (held := _find_format(self.output)) not in (self.format, None):
             notify(f"{self.output} has lines of --format {held}; they stay as they are")
         if unwanted := self._find_unwanted(ledger.done):
@@ -163,12 +177,25 @@ class Campaign:
         changes: Changes | None = None
         if self.source.is_lasting and (done.failed or (redo and done)):
             changes = find_changes(self.read_all(), done, self.rules)
+        if done.unasked:  # lines that a filter wrote, and somebody kept
+            tests.append(lambda mark: mark.failed == NOT_ASKED)
         if self.retry_failed != "none" and done.failed:
             classes = None if self.retry_failed == "all" else frozenset((self.retry_failed,))
             tests.append(lambda mark: _is_retried(mark, changes, classes))
         if changes:
             tests.append(lambda mark: _is_replaced(mark, changes, redo=redo))
         return tests
+
+    def _check_shard(self, done: Done) -> None:
+        """Refuse an output that another shard wrote: its rows would be bought again."""
+        ours = self.rules.shard
+        if ours is None or not done.shards or str(ours) in done.shards:
+            return
+        theirs = ", ".join(sorted(done.shards)[:3])
+        raise BadInput(
+            f"{self.output} was written by shard {theirs}, and this is shard {ours}; say which it "
+            "is (--shard I/N or auto/N), or name another file with -o"
+        )
 
     def _find_earlier(self, notify: Callable[[str], None]) -> Iterator[Path]:
         """Yield the files of ``--done-from``; the input asks, and has answered nothing."""

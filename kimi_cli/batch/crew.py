@@ -75,8 +75,7 @@ class Crew:
             )
             self.excuse(find_standstill())
             while True:
-                if outcome is not None:
-                    del self._flying[id(outcome.job)]
+                if outcome is not None and self._flying.pop(id(outcome.job), None) is not None:
                     yield outcome
                 outcome = self._outcomes.get_nowait()
 
@@ -85,6 +84,14 @@ class Crew:
         for job in self._flying.values():
             if now - job.began > timeout:
                 job.abort()
+
+    def abandon(self) -> list[Job]:
+        """Cut off what is out, and return it: what comes of it is not waited for."""
+        jobs = self.jobs
+        self._flying.clear()
+        for job in jobs:
+            job.abort()
+        return jobs
 
     def excuse(self, seconds: float) -> None:
         """Take *seconds* in which this process stood still off every attempt."""

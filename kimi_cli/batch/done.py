@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from kimi_cli.api.cost import Cost
 from kimi_cli.api.spending import Spending, read_amount
+from kimi_cli.batch.records import NOT_ASKED
 
 INVALID = "invalid"
 """The class of an error whose row was answered, and not in the form that was asked for."""
@@ -20,8 +21,8 @@ _TEXT = rb'"(?:[^"\\]|\\.)*'
 _KEYS = rb'\["[0-9a-f]{32}"(?:,"[0-9a-f]{32}")*\]'
 _HEAD = (  # compiled with the first line, not for a run that has none
     rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"'
-    rb'(?:,"failed":"([a-z]+)"|,"incomplete":"([a-z_]+)")?'
-    rb'(?:,"replaces":(' + _KEYS + rb"))?"
+    rb'(?:,"failed":"([a-z_]+)"|,"incomplete":"([a-z_]+)")?'
+    rb'(?:,"replaces":(' + _KEYS + rb'))?(?:,"shard":"(\d+/\d+)")?'
     rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+,"cost":([\d.e+-]+),"currency":("\w+"))?'
 )
 _TORN = rb'(?s)\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z'
@@ -117,6 +118,10 @@ class Done:
         """Lines that hold an error and an answer, which has not the form it had to have."""
         self.spent = Spending()
         """What the lines of one output cost."""
+        self.unasked = 0
+        """How many lines are of rows that nobody was asked for."""
+        self.shards: set[str] = set()
+        """The shards whose lines these are, as ``--shard`` has them."""
         self.succeeded = 0
         """How many lines have a successor: the same row was written again."""
 
@@ -162,6 +167,9 @@ class Done:
         self.ids.add(hash_id(mark.name))
         if mark.cost is not None:
             self.spent.add(mark.cost)
+        self.unasked += mark.failed == NOT_ASKED
+        if mark.shard is not None:
+            self.shards.add(mark.shard)
         if mark.failed == "transient":
             self.transient.add(mark.key, mark.name)
         if mark.failed == INVALID:
@@ -184,6 +192,8 @@ class Mark:
     is_incomplete: bool = False
     replaces: tuple[bytes, ...] = ()
     """The keys of earlier lines whose place it takes."""
+    shard: str | None = None
+    """The shard that wrote it."""
     cost: Cost | None = None
     """What the answer cost."""
 
@@ -231,7 +241,8 @@ def read_mark(line: bytes) -> Mark | None:
         head[3].decode() if head[3] else None,
         head[4] is not None,
         tuple(map(bytes.fromhex, json.loads(head[5]))) if head[5] else (),
-        Cost(read_amount(float(head[6])), json.loads(head[7])) if head[6] else None,
+        head[6].decode() if head[6] else None,
+        Cost(read_amount(float(head[7])), json.loads(head[8])) if head[7] else None,
     )
 
 

@@ -17,7 +17,7 @@ from kimi_cli.api.replies import DOCUMENT_LIMIT, check_status, find_request_id, 
 from kimi_cli.api.retry import is_foreign
 from kimi_cli.batch.done import INVALID
 from kimi_cli.batch.gauges import Ticket
-from kimi_cli.batch.records import BadRecord, Record
+from kimi_cli.batch.records import NOT_ASKED, BadRecord, Record
 from kimi_cli.batch.results import Result
 from kimi_cli.errors import KimiError
 
@@ -192,5 +192,11 @@ def fail(outcome: Outcome, kind: str, redact: Callable[[str], str] = str) -> Res
 
 def blame(record: BadRecord) -> Result:
     """Make the result of a row that cannot be sent."""
-    error = {"code": record.code, "message": record.message, "class": "permanent"}
+    error = {"code": record.code, "message": record.message, "class": record.kind}
     return Result(record, error=error)
+
+
+def leave(record: Record, why: str) -> Result:
+    """Make the result of a row that nobody was asked for."""
+    message = f"not asked, for the run had ended: {why}"
+    return Result(record, error={"code": NOT_ASKED, "message": message, "class": NOT_ASKED})

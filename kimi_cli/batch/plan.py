@@ -29,3 +29,5 @@ class Plan:
     prices: PriceList = NO_PRICES
     deadline: float | None = None
     allow_invalid: bool = False
+    fills_up: bool = False
+    """Whether every row has a line of output, whatever ends the run."""

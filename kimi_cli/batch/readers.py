@@ -10,13 +10,14 @@ from typing import Any, BinaryIO
 import jsonlines
 
 from kimi_cli.api import codec
-from kimi_cli.batch.records import JSON, RecordError
+from kimi_cli.batch.records import BLANK, JSON, RecordError
 from kimi_cli.errors import BadInput
 
 _LONG_NUMBER = r"[0-9]{19}"
 OVERSIZE = b"\0 too long \0"
 """Stands for a line that is too long; no line of JSON or text is that."""
 _TOO_LONG = ("too_long", "the line is too long; see --max-line")
+_BLANK = (BLANK, "the line is blank")
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 2**20
 
@@ -53,8 +54,8 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
         except EOFError:
             return
         except jsonlines.InvalidLineError as error:
-            if error.line == OVERSIZE.decode():
-                yield RecordError(*_TOO_LONG)
+            if error.line in ("", OVERSIZE.decode()):
+                yield RecordError(*(_TOO_LONG if error.line else _BLANK))
                 continue
             reason = str(error.__cause__ or error).partition(" (line ")[0]
             yield RecordError("invalid_json", f"the line is not JSON: {reason}")
@@ -70,8 +71,11 @@ def _load(text: str | bytes) -> Any:
 def read_lines(lines: Iterable[bytes]) -> Iterator[Any]:
     """Take each line as a prompt."""
     for line in lines:
+        if line in (b"", OVERSIZE):
+            yield RecordError(*(_TOO_LONG if line else _BLANK))
+            continue
         try:
-            yield RecordError(*_TOO_LONG) if line == OVERSIZE else line.decode("utf-8")
+            yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             yield RecordError("invalid_text", f"the line is not UTF-8 at byte {error.start}")
 
@@ -97,6 +101,8 @@ def read_table(lines: TableLines, delimiter: str) -> Iterator[Any]:
         try:
             if cells := next(rows):
                 yield _name_cells(cells, names)
+            elif lines.keeps_blank:
+                yield RecordError(*_BLANK)
         except StopIteration:
             return
         except RecordError as error:
@@ -135,13 +141,17 @@ class TableLines:
         note: Callable[[int, int], None],
         *,
         quotes: bool = True,
+        keeps_blank: bool = False,
     ) -> None:
         """Read *file*, whose rows may have *longest* bytes; *note* is told of each line.
+
+        *keeps_blank* says whether blank lines count.
 
         Without *quotes* a row is a line, and a quote is a letter (IANA's
         text/tab-separated-values).
         """
         self.quotes = quotes
+        self.keeps_blank = keeps_blank
         self._file = file
         self._longest = longest
         self._note = note
@@ -182,8 +192,12 @@ class TableLines:
         return line
 
 
-def split_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of the lines of *file*, blank ones left out, without their ends.
+def split_lines(
+    file: BinaryIO, longest: int, *, keeps_blank: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """Yield number and content of the lines of *file*, without their ends.
+
+    Blank ones are left out, or where it *keeps_blank* ones are b"".
 
     Bytes are split at LF only: U+2028 and its like are legal inside a JSON string. OVERSIZE
     stands for a line longer than *longest* bytes, whose rest is never held.
@@ -201,3 +215,5 @@ def split_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
         line = line.rstrip(b"\r\n")
         if line and not line.isspace():
             yield number, line
+        elif keeps_blank:
+            yield number, b""

@@ -23,6 +23,10 @@ JSON = dict[str, Any]
 
 BODY_FIELDS = frozenset((*FIELDS, *FRAME))
 """What is sent of a row's own; any other key is carried through to the output."""
+NOT_ASKED = "not_asked"
+"""The class of the error of a row that nobody was asked for."""
+BLANK = "blank_line"
+"""The code of a line that holds no row."""
 _IDS = ("custom_id", "id")
 """The keys of a row that name it, the first before the second."""
 
@@ -70,6 +74,10 @@ class BadRecord:
     key: str
     row: JSON = field(default_factory=dict)
     carried: JSON = field(default_factory=dict)
+    kind: str = "permanent"
+    """The class of its error."""
+    condemns: str = ""
+    """What it shows of the whole input, where that is wrong."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,6 +94,8 @@ class Shape:
     form: str | None = None
     """What is asked of the form of each answer, beside what the row asks."""
     pictures: Pictures | None = None
+    id_prefix: str = ""
+    """What the names of rows without an id begin with."""
 
 
 def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadRecord]:
@@ -97,7 +107,7 @@ def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadReco
 def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
     """Make a record of one parsed *row*; what is wrong is in a BadRecord, and not raised."""
     source = _describe(row)
-    name, identifier = None, name_by_place(number)
+    name, identifier = None, name_by_place(number, shape.id_prefix)
     try:
         if isinstance(row, RecordError):
             raise row
@@ -111,7 +121,8 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         # Not of what the message says: it names the file.
         key = make_key(f"{number}\0{error.code}".encode(), name)
         carried = source if shape.template is not None else _carry(source)
-        return BadRecord(number, identifier, error.code, str(error), key, source, carried)
+        kind = NOT_ASKED if error.code == BLANK else "permanent"
+        return BadRecord(number, identifier, error.code, str(error), key, source, carried, kind)
     asks_form = shape.form is not None and "response_format" not in body
     key = make_key(payload + (shape.form or "").encode() if asks_form else payload, name)
     most, answers = body.get("max_completion_tokens", body.get("max_tokens")), body.get("n")
@@ -142,9 +153,9 @@ def _describe(row: Any) -> JSON:
     return {}
 
 
-def name_by_place(number: int) -> str:
+def name_by_place(number: int, prefix: str = "") -> str:
     """Return the id of a row that has none of its own."""
-    return f"row-{number}"
+    return f"{prefix}row-{number}"
 
 
 def make_key(payload: bytes, name: str | None) -> str:

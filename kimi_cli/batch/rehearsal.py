@@ -10,7 +10,7 @@ from kimi_cli.batch.budget import Budget
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.forecast import Forecast, read_experience
 from kimi_cli.batch.plan import Plan
-from kimi_cli.batch.records import BadRecord, Record
+from kimi_cli.batch.records import NOT_ASKED, BadRecord, Record
 from kimi_cli.errors import BadInput
 from kimi_cli.system.terminal import Terminal
 
@@ -60,9 +60,9 @@ def rehearse(
 
 
 def _find_fault(record: Record | BadRecord, budget: Budget) -> str | None:
-    """Say why a row cannot be sent."""
+    """Say why a row cannot be sent; a blank line is none, and has no fault."""
     if isinstance(record, BadRecord):
-        return f"row {record.number}: {record.message}"
+        return None if record.kind == NOT_ASKED else f"row {record.number}: {record.message}"
     return budget.find_fault(record)
 
 

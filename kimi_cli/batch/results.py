@@ -47,6 +47,8 @@ class Result:
     """What each choice is, where it had to have a form."""
     is_allowed: bool = False
     """Whether its text will do though it has an error, and not the form it had to have."""
+    shard: str | None = None
+    """The shard of the run, where it has one."""
 
     @property
     def choices(self) -> list[JSON]:
@@ -113,6 +115,7 @@ def _head(result: Result) -> JSON:
         "key": result.record.key,
         **flaw,
         **({"replaces": list(result.replaces)} if result.replaces else {}),
+        **({"shard": result.shard} if result.shard else {}),
         "row": result.record.number,
         "attempts": result.attempts,
         "ms": result.milliseconds,

@@ -19,6 +19,7 @@ from kimi_cli.batch.backlog import Backlog
 from kimi_cli.batch.brake import Brake
 from kimi_cli.batch.breaker import Breaker
 from kimi_cli.batch.crew import Crew
+from kimi_cli.batch.ending import Ending
 from kimi_cli.batch.intake import Intake
 from kimi_cli.batch.jobs import Job, Outcome
 from kimi_cli.batch.pace import Pace
@@ -79,18 +80,27 @@ class Runner:
         self._breaker = Breaker()
         self._backlog = Backlog()
         self._patience = Patience()
-        self._brake = Brake(tally, self._patience)
+        brake = Brake(tally, self._patience)
         self._settlement = Settlement(
-            sink, self._backlog, tally=tally, brake=self._brake, redact=means.front.redact
+            sink, self._backlog, tally=tally, brake=brake, redact=means.front.redact
         )
         self._admission = Admission(
             Intake(records, wake=self._crew.wake, tell_read=tell_read),
             sink,
             plan=plan,
             tally=tally,
-            brake=self._brake,
+            brake=brake,
             prepare=means.prepare,
             under_way=(self._crew, self._backlog, self._settlement.suspects),
+            redact=means.front.redact,
+        )
+        self._ending = Ending(
+            brake,
+            self._patience,
+            rows=(self._admission, self._settlement),
+            under_way=(self._crew, self._backlog),
+            plan=plan,
+            tally=tally,
         )
 
     def run(self) -> None:
@@ -105,9 +115,10 @@ class Runner:
                     self._take_outcomes(self._dispatch())
                     self._check_limits()
                     if (loss := self._sink.settle()) is not None:
-                        self.stop(loss, ExitStatus.IO, drain=DRAIN)
+                        self._ending.begin(loss, ExitStatus.IO, drain=DRAIN)
                     self._front.tick(self)
                 self._settlement.end()
+                self.tally.is_whole = self._ending.is_filled_up
         except OutputFailed as error:
             self.tally.stop_reason, self.tally.stop_status = str(error), error.status
             raise
@@ -117,8 +128,8 @@ class Runner:
             self._admission.stop()
 
     def stop(self, reason: str, status: ExitStatus | None, *, drain: float) -> None:
-        """Send nothing more; wait *drain* seconds for what is in flight."""
-        self._brake.pull(reason, status, drain=drain)
+        """Send nothing more; wait *drain* seconds for what is in flight, and leave the rest."""
+        self._ending.begin(reason, status, drain=drain, at_once=True)
 
     @property
     def in_flight(self) -> int:
@@ -142,17 +153,18 @@ class Runner:
         return self.pace.reason
 
     def _go_on(self) -> bool:
-        if self._brake.is_pulled:
+        fills_up = self._ending.has_begun and self._ending.is_filled_up
+        if self._ending.has_begun and not fills_up:
             self._admission.stop()  # not in stop(), which a signal may have called in mid-take
         if len(self._crew):
-            return not self._patience.is_over
-        if self._brake.is_pulled:
+            return fills_up or not self._patience.is_over
+        if self._ending.has_begun and not fills_up:
             return False
         return not self._admission.has_ended or len(self._backlog) > 0
 
     def _dispatch(self) -> float:
         """Send whatever may leave now; return how long to wait for outcomes at most."""
-        while not self._brake.is_pulled:
+        while not self._ending.has_begun:
             self._patience.look()
             now = self._patience.now
             job = self._backlog.take(now) or self._admission.admit()
@@ -166,7 +178,7 @@ class Runner:
                 self._backlog.keep(job)
                 return min(_TICK, wait)
             self._send(job, now)
-        return _TICK
+        return 0.0 if self._ending.is_filled_up and self._ending.fill_up() else _TICK
 
     def _find_wait(self, now: float, job: Job) -> float:
         if self._sink.find_block() is not None and not job.sent:
@@ -206,7 +218,7 @@ class Runner:
             max_wait=self._plan.max_wait,
             has_answers=self.tally.answered + self.tally.invalid > 0,
             is_down=self._breaker.opened is not None,
-            is_stopping=self._brake.is_pulled,
+            is_stopping=self._ending.has_begun,
         )
         verdict = judge(outcome, context)
         if outcome.error is not None and outcome.next_body is None:
@@ -254,14 +266,15 @@ class Runner:
                 self._settlement.oblige()
         if patience.tick(_TICK):
             self._crew.abort_late(patience.now, self._plan.timeout)
-        if not self._brake.is_pulled:
+        if not self._ending.has_begun:
             self._check_run()
 
     def _check_run(self) -> None:
         """Stop the run where a limit of the whole says so."""
         plan, tally = self._plan, self.tally
         if plan.deadline is not None and self._patience.elapsed > plan.deadline:
-            self.stop("--deadline", ExitStatus.TEMPORARY, drain=plan.timeout)
+            status, drain = ExitStatus.TEMPORARY, plan.timeout
+            self._ending.begin("--deadline", status, drain=drain, in_time=True)
         errors = tally.failed + tally.deferred + len(self._settlement.suspects)
         errors -= tally.invalid if plan.allow_invalid else 0
         rows = tally.finished + tally.deferred
@@ -269,8 +282,10 @@ class Runner:
         if (plan.max_errors is not None and errors > plan.max_errors) or (
             share is not None and rows >= _FEWEST_FOR_A_SHARE and errors > share * rows
         ):
-            self.stop("--max-errors", ExitStatus.TEMPORARY, drain=plan.timeout)
+            self._ending.begin("--max-errors", ExitStatus.TEMPORARY, drain=plan.timeout)
         is_stuck = self._breaker.opened is not None or not len(self._crew)
         if is_stuck and len(self._backlog) and self._patience.stuck > plan.max_wait:
             why = f": {tally.trouble}" if tally.trouble else ""
-            self.stop(f"no progress for --max-wait{why}", ExitStatus.TEMPORARY, drain=_TICK)
+            self._ending.begin(
+                f"no progress for --max-wait{why}", ExitStatus.TEMPORARY, drain=_TICK
+            )

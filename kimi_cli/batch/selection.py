@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kimi_cli.batch.done import Done, HashSet, hash_id
-from kimi_cli.batch.records import BadRecord, Record, has_odd_id, name_by_place, repeat_key
+from kimi_cli.batch.records import (
+    NOT_ASKED,
+    BadRecord,
+    Record,
+    has_odd_id,
+    name_by_place,
+    repeat_key,
+)
+from kimi_cli.batch.schedulers import find_share
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import BadInput
 
 _FEW = 5
 _WRONG_FROM_THE_START = 10
-
-# The workers of one job are told their number by whoever started them; see each one's manual.
-_ENVIRONMENTS = (
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
-    ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS", None),
-    ("SKYPILOT_JOB_RANK", "SKYPILOT_NUM_JOBS", None),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", None),
-)
 
 
 @dataclass(frozen=True)
@@ -30,31 +30,24 @@ class Shard:
     index: int
     count: int
 
+    def __str__(self) -> str:
+        """Return it as ``--shard`` has it."""
+        return f"{self.index}/{self.count}"
+
     def __contains__(self, number: int) -> bool:
         """Tell whether the row of that *number* (from 1) is ours."""
         return (number - 1) % self.count == self.index
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
-    """Read ``I/N``, or with ``auto`` what a job scheduler's variables say. Raises ValueError."""
-    if text == "auto":
-        return _find_shard(environment)
+    """Read ``I/N``, or ``auto`` or ``auto/N``, by a scheduler's variables. Raises ValueError."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
+    automatic = re.fullmatch(r"auto(?:/0*([1-9]\d*))?", text)
+    if automatic is not None:
+        return Shard(*find_share(environment, int(automatic[1]) if automatic[1] else None))
     if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError("a shard is I/N with I from 0 to N-1, or auto")
+        raise ValueError("a shard is I/N with I from 0 to N-1, or auto, or auto/N")
     return Shard(int(found[1]), int(found[2]))
-
-
-def _find_shard(environment: Mapping[str, str]) -> Shard:
-    for index, count, first in _ENVIRONMENTS:
-        if index in environment and count in environment:
-            start = int(environment.get(first, "0")) if first else 0
-            shard = Shard(int(environment[index]) - start, int(environment[count]))
-            if not 0 <= shard.index < shard.count:
-                raise ValueError(f"{index} and {count} name no shard: {shard.index}/{shard.count}")
-            return shard
-    known = ", ".join(index for index, _, _ in _ENVIRONMENTS)
-    raise ValueError(f"no scheduler's variables are here (looked for {known})")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +57,9 @@ class Rules:
     on_change: str = "fail"
     allow_duplicates: bool = False
     shard: Shard | None = None
-    show_duplicates: bool = False
+    id_prefix: str = ""
+    """What the names of rows without an id begin with."""
+    is_whole: bool = False
     """Whether a row that is not sent has a line of output all the same."""
 
 
@@ -96,6 +91,8 @@ def select(
                 note_place(hash_id(fresh.id), fresh.number)
         if sieve.is_wanted(fresh):
             yield sieve.rename(fresh)
+        elif sieve.holds and rules.is_whole:
+            yield sieve.explain(fresh)
     if is_alone:
         tally.strays = max(0, lines - sieve.known)
 
@@ -111,6 +108,8 @@ class _Sieve:
         self._repeats: dict[str, int] = {}
         self.known = 0
         """Rows that have a line, by their key or id."""
+        self.holds = False
+        """Whether the last row is held back, for others have changed, or came twice."""
 
     def judge(self, record: Record | BadRecord) -> Record | BadRecord | None:
         """Return the row with its key, None when it is another shard's or came before.
@@ -134,7 +133,7 @@ class _Sieve:
             return record
         _count(tally.first_duplicates, record.id)
         tally.duplicates += 1
-        if not rules.show_duplicates:
+        if not rules.is_whole:
             return None
         message = f"the id {record.id} came before; see --allow-duplicate-ids"
         return BadRecord(
@@ -156,6 +155,7 @@ class _Sieve:
         """Tell whether a row is to be run; count it where it is not."""
         done, rules, tally = self._done, self._rules, self._tally
         key, name = bytes.fromhex(record.key), hash_id(record.id)
+        self.holds = False
         if key in done.keys or name in done.elsewhere:
             self._skip(key, name, by_id=key not in done.keys)
             return False
@@ -165,14 +165,29 @@ class _Sieve:
                 return False
             _count(tally.first_changed, record.id)
             tally.changed += 1
-        if tally.changed or (tally.duplicates and not rules.show_duplicates):
+        if tally.changed or (tally.duplicates and not rules.is_whole):
             tally.held += 1
+            self.holds = True
             return False
         return True
 
+    def explain(self, record: Record | BadRecord) -> BadRecord:
+        """Say of a row that is held back why it is not asked."""
+        return BadRecord(
+            record.number,
+            record.id,
+            NOT_ASKED,
+            f"not asked, for finished rows ask something else now ({self._tally.first_changed[0]})",
+            record.key,
+            record.row,
+            record.carried,
+            NOT_ASKED,
+        )
+
     def rename(self, record: Record | BadRecord) -> Record | BadRecord:
         """Name a row without an id anew where a line that stays has the name of its place."""
-        if record.id != name_by_place(record.number) or hash_id(record.id) not in self._done.ids:
+        place = name_by_place(record.number, self._rules.id_prefix)
+        if record.id != place or hash_id(record.id) not in self._done.ids:
             return record
         return replace(record, id=f"{record.id}-{record.key[:8]}")
 
@@ -186,34 +201,62 @@ class _Sieve:
         tally.incomplete_before += done.incomplete.holds(key, name, by_id=by_id)
 
 
-def refuse_wrong_input(
-    records: Iterator[Record | BadRecord], *, holds: bool = True
-) -> Iterator[Record | BadRecord]:
+def refuse_wrong_input(records: Iterator[Record | BadRecord]) -> Iterator[Record | BadRecord]:
     """Hold bad rows back until a good one has come: ten bad ones are a wrong file or option.
 
-    Raises BadInput for that, before any request, and for an input of bad rows alone. Where it
-    *holds* nothing back, who waits for a line before the next row gets one.
+    Raises BadInput for that, before any request, and for an input of bad rows alone.
     """
-    held: list[BadRecord] = []
+    held: list[Record | BadRecord] = []
+    bad: list[BadRecord] = []
     for record in records:
+        held.append(record)
         if not isinstance(record, BadRecord):
-            yield from held if holds else ()
+            yield from held
+            break
+        bad += [record] if record.kind != NOT_ASKED else []
+        if len(bad) == _WRONG_FROM_THE_START:
+            raise _tell_wrong(bad)
+    else:
+        if bad:
+            raise _tell_none_good(bad)
+    yield from records
+
+
+def condemn_wrong_input(
+    records: Iterator[Record | BadRecord], tally: Tally
+) -> Iterator[Record | BadRecord]:
+    """Mark the tenth bad row before any good one, which shows a wrong file or option.
+
+    All rows are yielded at once: who waits for a line before the next row gets one. Raises
+    BadInput at the end of an input of bad rows alone.
+    """
+    bad: list[BadRecord] = []
+    for record in records:
+        is_good = not isinstance(record, BadRecord) or tally.skipped > 0
+        if not isinstance(record, BadRecord) or is_good:
             yield record
             break
-        held.append(record)
-        if len(held) == _WRONG_FROM_THE_START:
-            raise BadInput(
-                f"the first {len(held)} rows are all bad (row {held[0].number}: "
-                f"{held[0].message}); is this the right file, or is --prompt, --lines or "
-                "--csv missing?"
-            )
-        if not holds:
-            yield record
+        bad += [record] if record.kind != NOT_ASKED else []
+        is_enough = len(bad) == _WRONG_FROM_THE_START and bad[-1] is record
+        yield replace(record, condemns=str(_tell_wrong(bad))) if is_enough else record
+        if is_enough:
+            break
     else:
-        if held:
-            none = "the only row cannot" if len(held) == 1 else f"none of {len(held)} rows can"
-            raise BadInput(f"{none} be sent (row {held[0].number}: {held[0].message})")
+        if bad and not tally.skipped:
+            raise _tell_none_good(bad)
     yield from records
+
+
+def _tell_wrong(bad: list[BadRecord]) -> BadInput:
+    return BadInput(
+        f"the first {len(bad)} rows are all bad (row {bad[0].number}: {bad[0].message}); "
+        "is this the right file, or is --prompt, --lines or --csv missing?"
+    )
+
+
+def _tell_none_good(bad: list[BadRecord]) -> BadInput:
+    none = "the only row cannot" if len(bad) == 1 else f"none of {len(bad)} rows can"
+    return BadInput(f"{none} be sent (row {bad[0].number}: {bad[0].message})")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -257,7 +300,7 @@ def find_changes(records: Iterable[Record | BadRecord], done: Done, rules: Rules
             continue
         if key not in done.keys and name in done.ids:
             changes.ids.add(name)
-        if (place := hash_id(name_by_place(record.number))) in done.ids:
+        if (place := hash_id(name_by_place(record.number, rules.id_prefix))) in done.ids:
             changes.places.add(place)
     return changes
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from kimi_cli.batch.backlog import Backlog
 from kimi_cli.batch.brake import Brake
-from kimi_cli.batch.jobs import Outcome, complete, fail
+from kimi_cli.batch.jobs import Job, Outcome, complete, fail, leave
 from kimi_cli.batch.results import Result
 from kimi_cli.batch.sinks import Sink
 from kimi_cli.batch.suspects import Suspects
 from kimi_cli.batch.tally import Tally
 from kimi_cli.batch.verdicts import Fate, Verdict
-from kimi_cli.errors import ExitStatus, KimiError
+from kimi_cli.errors import ExitStatus, KimiError, TimedOut
 
 DRAIN = 30.0
 """Seconds for requests in flight when the run must end: their answers may be paid for."""
@@ -40,6 +40,8 @@ class Settlement:
         self._brake = brake
         self._redact = redact
         self.suspects = Suspects()
+        self._told: dict[Job, KimiError] = {}
+        """What rows that wait to be asked again were told."""
         self._has_accused = False
 
     def settle(self, outcome: Outcome, verdict: Verdict) -> list[Result]:
@@ -47,6 +49,9 @@ class Settlement:
         job = outcome.job
         is_asked_anew = verdict.fate is Fate.ASK_AGAIN
         job.has_failed = job.has_failed or (outcome.error is not None and not is_asked_anew)
+        self._told.pop(job, None)
+        if outcome.error is not None and verdict.fate in (Fate.AGAIN, Fate.ASK_AGAIN):
+            self._told[job] = outcome.error
         match verdict.fate:
             case Fate.ANSWERED:
                 return self._accept(outcome)
@@ -101,6 +106,19 @@ class Settlement:
         """Leave a row that was only the victim of what concerns every row to the next run."""
         self._tally.deferred += 1
         self._sink.spare(fail(outcome, "transient", self._redact))
+
+    def dismiss(self, jobs: list[Job], now: float, why: str) -> None:
+        """Write rows that are asked no more, with what was said to them last."""
+        results = []
+        for job in jobs:
+            if not job.sent:
+                self._tally.not_asked += 1
+                results.append(leave(job.record, self._redact(why)))
+                continue
+            error = self._told.pop(job, None) or TimedOut(f"the run ended before the answer: {why}")
+            self._tally.deferred += 1
+            results.append(fail(Outcome(job, now, error=error), "transient", self._redact))
+        self._sink.write(results)
 
     def _weigh(self) -> None:
         """Stop where what is held concerns every row; let go where it cannot."""

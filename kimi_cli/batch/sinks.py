@@ -64,13 +64,22 @@ class LedgerSink:
     """Lines in a file are final; rows to be tried again are listed beside it."""
 
     def __init__(
-        self, ledger: Ledger, format: str, *, defer: bool = True, stale: Stale | None = None
+        self,
+        ledger: Ledger,
+        format: str,
+        *,
+        defer: bool = True,
+        stale: Stale | None = None,
+        shard: str | None = None,
     ) -> None:
         """Append to *ledger* in the format *format*; without *defer* errors are final, too.
+
+        Lines say that they are of *shard*.
 
         Lines that are *stale* leave when those that take their places are there.
         """
         self._ledger = ledger
+        self._shard = shard
         self._stale = stale
         self._has_succeeded = False
         self.defers = defer
@@ -83,6 +92,8 @@ class LedgerSink:
 
     def write(self, results: list[Result]) -> None:
         """Append one line a result."""
+        if self._shard is not None:
+            results = [replace(result, shard=self._shard) for result in results]
         if self._stale is not None:
             results = [self._mark(result, self._stale) for result in results]
         self.emit(encode_results(results, self._format))

@@ -40,9 +40,11 @@ class Source:
         longest: int,
         encoding: str = UTF8,
         notify: Callable[[str], None] = lambda message: None,
+        keeps_blank: bool = False,
     ) -> None:
         """Name the files ("-" is standard input); *kind* is a key of ``KINDS``.
 
+        Blank lines are no rows, but where it *keeps_blank* lines each is yielded as an error.
         ``read_bytes`` tells how much has been read so far. *notify* is told where standard input
         keeps a run waiting from the start.
 
@@ -54,6 +56,7 @@ class Source:
         self._longest = longest
         self._encoding = encoding
         self._notify = notify
+        self._keeps_blank = keeps_blank
         self.read_bytes = 0
         self._line = 0
         self._path = STDIN
@@ -139,13 +142,15 @@ class Source:
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
         """Yield the lines of *file*."""
-        for number, line in split_lines(file, self._longest):
+        for number, line in split_lines(file, self._longest, keeps_blank=self._keeps_blank):
             self._note(number, len(line) + 1)
             yield line
 
     def split_table(self, file: BinaryIO, *, quotes: bool = True) -> TableLines:
         """Return the lines of *file* for a table, whose cells may be in *quotes*."""
-        return TableLines(file, self._longest, self._note, quotes=quotes)
+        return TableLines(
+            file, self._longest, self._note, quotes=quotes, keeps_blank=self._keeps_blank
+        )
 
     def _note(self, number: int, size: int) -> None:
         self._line = number

@@ -39,6 +39,10 @@ class Tally:
     """Rows among them that were answered, and not in the form that was asked for."""
     deferred: int = 0
     """Rows whose attempts ran out: the same command tries them again."""
+    not_asked: int = 0
+    """Rows whose line says that nobody was asked for them."""
+    is_whole: bool = False
+    """Whether every row of the input has a line, whatever ended the run."""
     strays: int = 0
     """Lines of the output that belong to no row of the input."""
     odd_ids: int = 0
@@ -100,14 +104,15 @@ class Tally:
 
     def find_status(self, *, allow_incomplete: bool, allow_invalid: bool = False) -> ExitStatus:
         """Return the exit status of the run: what stopped it, what is left, what is wrong."""
-        if self.stop_status is not None:
-            return self.stop_status
-        if self.deferred:
-            return ExitStatus.TEMPORARY
+        status = self.stop_status or (ExitStatus.TEMPORARY if self.deferred else None)
+        if status is ExitStatus.TEMPORARY and self.is_whole:
+            status = None  # no line is missing, and the same call would buy all anew
+        if status is not None:
+            return status
         if self.changed or self.duplicates:
             return ExitStatus.DATA
         incomplete = self.incomplete + self.incomplete_before
-        failed = self.failed + self.failed_before
+        failed = self.failed + self.failed_before + self.deferred + self.not_asked
         failed -= self.invalid + self.invalid_before if allow_invalid else 0
         if failed or (incomplete and not allow_incomplete):
             return ExitStatus.PARTIAL
@@ -121,6 +126,7 @@ class Tally:
             f"{self.skipped} done before" + self._tell_flaws_before(),
         ]
         parts += [f"{self.deferred} to try again"] if self.deferred else []
+        parts += [f"{self.not_asked} not asked"] if self.not_asked else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
         parts += [self.tell_odd_ids()] if self.odd_ids else []
         parts += [self.tell_strays()] if self.strays else []
@@ -188,6 +194,8 @@ class Tally:
             )
         if failed := self.failed + self.failed_before:
             return self._explain_failed(failed)
+        if self.not_asked:
+            return f"{quantify(self.not_asked, 'line')} of the input held no row"
         incomplete = self.incomplete + self.incomplete_before
         answers = quantify(incomplete, "answer")
         return f"{answers} ended early or empty; see finish_reason, or raise --max-tokens"
@@ -228,6 +236,7 @@ class Tally:
                 "failed": self.failed,
                 "invalid": self.invalid,
                 "deferred": self.deferred,
+                "not_asked": self.not_asked,
                 "changed": self.changed,
                 "duplicates": self.duplicates,
                 "held": self.held,

@@ -20,7 +20,7 @@ from kimi_cli.batch.plan import POLICY, Plan
 from kimi_cli.batch.progress import open_progress
 from kimi_cli.batch.records import Shape
 from kimi_cli.batch.selection import Rules
-from kimi_cli.batch.source import TABLES, Source
+from kimi_cli.batch.source import STDIN, TABLES, Source
 from kimi_cli.batch.summary import summed_up
 from kimi_cli.batch.tally import Tally
 from kimi_cli.batch.watch import watch_signals
@@ -93,7 +93,7 @@ def batch(
 
         inspector = Inspector(check, allow_invalid=form.allow_invalid)
         campaign = replace(campaign, shape=replace(campaign.shape, form=describe_form(check.form)))
-    plan = replace(_make_plan(options, settings), allow_invalid=form.allow_invalid)
+    plan = _make_plan(options, settings, campaign, allow_invalid=form.allow_invalid)
     if options.outcome.dry_run:
         from kimi_cli.batch.rehearsal import rehearse  # noqa: PLC0415 - not for a run
 
@@ -140,6 +140,7 @@ def _plan_campaign(
     output = outcome.name_file(shard)
     if output is None:
         outcome.refuse_without_file()
+    prefix = rows.find_prefix(is_filter=output is None and set(files) <= {STDIN})
     on_error = outcome.on_error or ("defer" if output else "write")
     source = Source(
         files,
@@ -147,6 +148,7 @@ def _plan_campaign(
         longest=rows.max_line,
         encoding=rows.encoding,
         notify=terminal.warn,
+        keeps_blank=output is None,
     )
     return Campaign(
         source=source,
@@ -157,12 +159,14 @@ def _plan_campaign(
             id_field=rows.id_field,
             is_table=kind in TABLES,
             pictures=_plan_pictures(terminal, rows.image_field, source, settings),
+            id_prefix=prefix,
         ),
         rules=Rules(
             outcome.on_change,
             rows.allow_duplicate_ids,
             shard,
-            show_duplicates=output is None,
+            id_prefix=prefix,
+            is_whole=output is None,
         ),
         format=outcome.format,
         output=output,
@@ -187,7 +191,9 @@ def _plan_pictures(
     return Pictures(field, source.locate, Reading(limit=LARGEST))
 
 
-def _make_plan(options: BatchOptions, settings: Settings) -> Plan:
+def _make_plan(
+    options: BatchOptions, settings: Settings, campaign: Campaign, *, allow_invalid: bool
+) -> Plan:
     limits = options.limits
     number, share = limits.max_errors or (None, None)
     is_usual = settings.is_built_in("retries")
@@ -205,4 +211,6 @@ def _make_plan(options: BatchOptions, settings: Settings) -> Plan:
         max_cost=limits.max_cost,
         prices=prices,
         deadline=limits.deadline,
+        allow_invalid=allow_invalid,
+        fills_up=campaign.output is None,
     )

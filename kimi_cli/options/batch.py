@@ -13,6 +13,7 @@ import click
 from kimi_cli.api.cost import UNITS
 from kimi_cli.batch.live import Speed
 from kimi_cli.batch.results import FORMATS
+from kimi_cli.batch.schedulers import PARTITIONS, find_partition
 from kimi_cli.batch.selection import Shard, parse_shard
 from kimi_cli.batch.source import KINDS, STDIN
 from kimi_cli.errors import CannotCreate
@@ -20,6 +21,9 @@ from kimi_cli.options.bundles import bundle, encoding_option
 from kimi_cli.options.types import LARGEST_INPUT, Duration
 from kimi_cli.prompt.reading import Reading, read_text
 from kimi_cli.prompt.templates import TemplateError, check_template
+
+PARTITION = "{partition}"
+"""Stands for the partition's number."""
 
 
 class ErrorLimit(click.ParamType[tuple[int | None, float | None]]):
@@ -62,6 +66,7 @@ class RowOptions:
     tsv: bool
     encoding: str
     id_field: str | None
+    id_prefix: str | None
     image_field: str | None
     max_line: int
     allow_duplicate_ids: bool
@@ -84,6 +89,25 @@ class RowOptions:
             return parse_shard(self.shard, os.environ)
         except ValueError as error:
             raise click.UsageError(f"--shard {self.shard}: {error}") from error
+
+    def find_prefix(self, *, is_filter: bool) -> str:
+        """Return what the names of rows without an id begin with. Raises UsageError.
+
+        A filter is given a part of the rows: where its engine says which, ids tell it, too.
+        """
+        partition = find_partition(os.environ)
+        if self.id_prefix is None:
+            is_part = is_filter and self.shard is None and partition is not None
+            return f"{partition}-" if is_part else ""
+        if PARTITION not in self.id_prefix:
+            return self.id_prefix
+        if partition is None:
+            names = ", ".join(PARTITIONS)
+            raise click.UsageError(
+                f"'{PARTITION}' in --id-prefix needs an engine that numbers its workers: "
+                f"neither {names} nor a scheduler's variables are set"
+            )
+        return self.id_prefix.replace(PARTITION, partition)
 
     def read_template(self) -> str | None:
         """Return the template of the prompts; raises UsageError for one no row could fill in."""
@@ -175,6 +199,11 @@ row_options = bundle(
     encoding_option,
     click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
     click.option(
+        "--id-prefix",
+        metavar="TEXT",
+        help="Begin the ids of rows without one with TEXT; {partition} is replaced.",
+    ),
+    click.option(
         "--image-field",
         metavar="NAME",
         help="Send the images that this field names, by their paths beside the input.",
@@ -190,7 +219,7 @@ row_options = bundle(
     click.option(
         "--shard",
         metavar="I/N",
-        help="Run every N-th row from row I (0 to N-1); auto asks the scheduler's variables.",
+        help="Run every N-th row from row I (0 to N-1); auto or auto/N asks the scheduler for I.",
     ),
     click.option("--max-rows", type=click.IntRange(1), metavar="N", help="Stop after N rows."),
 )
