@@ -177,6 +177,13 @@ def test_a_500_that_says_not_supported_is_a_refusal(words: str) -> None:
     assert read_refusal(503, body).verdict is Verdict.OVERLOADED
 
 
+def test_a_memory_that_others_filled_is_no_refusal() -> None:
+    """llama.cpp's slots share one: alone, or later, the same request is answered."""
+    body = {"error": {"code": 500, "message": "Context size has been exceeded."}}
+    assert read_refusal(500, body).verdict is Verdict.SERVER_FAILED
+    assert read_refusal(200, body).verdict is Verdict.SERVER_FAILED
+
+
 SUSPENDED = (
     "litellm.RateLimitError: RateLimitError: MoonshotException - Your account org-1 <ak-2> is "
     "suspended, please check your plan and billing details"

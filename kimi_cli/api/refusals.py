@@ -190,7 +190,9 @@ _HEADER_WORDS = (
 """At the beginning: Portkey's, Anthropic's and Azure's words for what a gateway insists on."""
 _UNSUPPORTED = (
     r"\b(?:(?:is|are) )?not supported\b|\bunsupported\b|\bdoes not support\b"
-    r"|\bcontext (?:size|length|window)\b|\broles must alternate\b"
+    r"|\bcontext (?:length|window)\b|\broles must alternate\b"
+    # With "has been exceeded", llama.cpp says that its requests share a memory that is full now.
+    r"|\bcontext size\b(?! has been exceeded)"
 )
 
 _LATER = "try again later"
