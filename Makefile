@@ -114,9 +114,10 @@ install: ## install into PREFIX (/usr/local) below DESTDIR; DEPS=no for packager
 	    echo 'sys.exit(main())'; \
 	} >'$(ROOT)/bin/kimi'
 	chmod 755 '$(ROOT)/bin/kimi'
-	mkdir -p '$(SHARE)/man/man1' '$(SHARE)/man/man5'
-	install -m 644 man/*.1 '$(SHARE)/man/man1'
-	install -m 644 man/*.5 '$(SHARE)/man/man5'
+	for section in 1 5 7; do \
+	    mkdir -p '$(SHARE)'/man/man$$section && \
+	    install -m 644 man/*.$$section '$(SHARE)'/man/man$$section || exit 1; \
+	done
 	for file in '$(BASH_COMPLETION)' '$(ZSH_COMPLETION)' '$(FISH_COMPLETION)'; do \
 	    mkdir -p "$$(dirname "$$file")"; \
 	done
@@ -128,7 +129,7 @@ install: ## install into PREFIX (/usr/local) below DESTDIR; DEPS=no for packager
 uninstall: ## remove what install put there; give it the same PREFIX and DESTDIR
 	rm -rf '$(LIBRARY)'
 	rm -f '$(ROOT)/bin/kimi' '$(BASH_COMPLETION)' '$(ZSH_COMPLETION)' '$(FISH_COMPLETION)'
-	for page in man/*.[15]; do \
+	for page in man/*.[157]; do \
 	    rm -f "$(SHARE)/man/man$${page##*.}/$$(basename "$$page")"; \
 	done
 

@@ -79,7 +79,6 @@ def test_shows_the_guides_documents(ask: Kimi, server: ReplayServer, name: str) 
     ("name", "stdout", "stderr"),
     [
         ("k3-stream", "Hello! How can I help you today?\n", "A greeting.\n"),
-        ("llama-cpp-stream", "Paris.\n", ""),
         ("moonshot-stream-usage-in-choice", "Hi there.\n", "The user greets me.\n"),
     ],
 )

@@ -88,11 +88,6 @@ REFUSALS: list[tuple[Reply, int, str]] = [
         "HTTP 429 rate_limit_reached_error: limit TPD reached; "
         "this limit resets by itself, but not soon",
     ),
-    (
-        recording("llama-cpp-unauthorized"),
-        77,
-        f"HTTP 401 authentication_error: Invalid API Key{TOKEN}",
-    ),
     (document({"error": "just words"}, status=400), 65, "HTTP 400: just words"),
     (document({"error": None}, status=402), 77, f"HTTP 402{MONEY}"),
     (document({"error": ["a"]}, status=422), 65, "HTTP 422: ['a']"),
@@ -163,12 +158,14 @@ def test_an_error_object_inside_a_200(
 
 def test_an_error_object_inside_the_stream(ask: Kimi, server: ReplayServer) -> None:
     """Mid-stream errors end the answer: the text stays, nothing is tried again."""
-    server.script(recording("error-mid-stream"))
+    busy = "The engine is currently overloaded, please try again later"
+    error = event({"error": {"type": "engine_overloaded_error", "message": busy}})
+    server.script(stream("The first half of", error, finish=None, done=False, usage=None))
     result = ask("hi")
     assert (result.stdout, result.status) == (b"The first half of\n", 75)
     assert result.error == (
         "kimi: the answer was cut off after 17 characters: the API sent an error in its answer: "
-        "engine_overloaded_error: The engine is currently overloaded, please try again later\n"
+        f"engine_overloaded_error: {busy}\n"
     )
 
 

@@ -23,7 +23,7 @@ from kimi_cli.settings.prices import LISTED
 from kimi_cli.settings.profiles import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "man").glob("*.[15]"))
+PAGES = sorted((ROOT / "man").glob("*.[157]"))
 README = (ROOT / "README.md").read_text()
 
 WIDTH = 80
@@ -184,6 +184,13 @@ def test_a_page_fits_a_terminal(page: Path, formatter: tuple[str, ...]) -> None:
     text = re.sub(".\b", "", run(*formatter, page).stdout)
     assert text
     assert [line for line in text.splitlines() if len(line) > WIDTH] == []
+
+
+@page
+def test_examples_leave_room_for_a_wider_indent(page: Path) -> None:
+    """groff indents by 11 columns until 1.22, and by 13 since."""
+    lines = [line for block in read_examples(page.read_text()) for line in block.splitlines()]
+    assert [line for line in lines if len(line) > WIDTH - 13] == []
 
 
 @page

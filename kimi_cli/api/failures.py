@@ -90,5 +90,7 @@ def find_root(error: BaseException) -> BaseException:
 def describe(error: BaseException) -> str:
     """Return the innermost reason in one line, without the names of objects."""
     root = find_root(error)
+    if isinstance(root, IncompleteRead):
+        return "the reply ended too early"
     text = getattr(root, "strerror", None) or str(root) or type(root).__name__
     return " ".join(text.split())[:200]
