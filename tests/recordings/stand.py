@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +84,7 @@ class Stand:
             stdout=log,
             stderr=log,
             cwd=home,
+            start_new_session=True,
             env={
                 "HOME": str(home),
                 "PATH": f"{program.parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin",
@@ -208,12 +211,13 @@ def _await(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server, and the workers that it started."""
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 # What was tried
