@@ -21,16 +21,14 @@ REFUSED = 0.1
 RUNS = 4
 """Runs of each account here; benchmarks/pace.py has as many as are wanted."""
 OFTEN_REFUSED = {
-    "2 a second, burst 2": 0.6,
+    "2 a second, burst 2": 0.03,
     "3 a minute": 0.05,
-    "60 a minute, 0.2 s": 0.1,
-    "200 a minute, 0.2 s": 0.1,
-    "100,000 tokens a minute, 0.2 s": 0.1,
-    "20 at once, 100,000 tokens": 0.05,
-    "20 at once, at times 10": 0.05,
+    "60 a minute, 0.2 s": 0.02,
+    "100,000 tokens a minute": 0.03,
+    "20 at once, 100,000 tokens": 0.06,
     "1 at once, at times another's": 0.05,
 }
-"""Where more is refused, and by how much: what comes in bursts is few rows to learn from."""
+"""Where more may be refused, and by how much: these are few rows to learn from."""
 
 
 @pytest.mark.parametrize("account", virtual.ACCOUNTS, ids=lambda account: account.name)
@@ -124,14 +122,16 @@ def test_a_limit_that_is_kept_is_hardly_tried(rule: Rule) -> None:
 @pytest.mark.parametrize("workers", [2, 8, 64])
 def test_equal_shares_are_equal(workers: int) -> None:
     """Workers that are told of each other neither hammer their account nor starve each other."""
-    host = Host(Rule(Kind.CONCURRENCY, 64), latency=1.0, spread=0.3)
-    paces = [Pace(share=workers) for _ in range(workers)]
-    runs = compete(host, 1280 * 4 // workers, paces, DIALECTS["Moonshot"])
-    ends = [run.seconds for run in runs]
-    # One place each is the least there is: who has two for a while is far ahead.
-    assert max(ends) <= (1.2 if workers < 64 else 1.4) * min(ends)
-    assert sum(run.refused for run in runs) <= REFUSED * 1280 * 4
-    assert sum(len([at for at in run.sent if at == 0]) for run in runs) <= max(16, workers)
+    spans = []
+    for seed in range(3):
+        host = Host(Rule(Kind.CONCURRENCY, 64), latency=1.0, spread=0.3, seed=seed)
+        paces = [Pace(share=workers) for _ in range(workers)]
+        runs = compete(host, 1280 * 4 // workers, paces, DIALECTS["Moonshot"], seed=seed)
+        spans.append(max(run.seconds for run in runs) / min(run.seconds for run in runs))
+        assert sum(run.refused for run in runs) <= REFUSED * 1280 * 4
+        assert sum(len([at for at in run.sent if at == 0]) for run in runs) <= max(16, workers)
+    # One place each is the least there is of 64: who is never refused may have two for a while.
+    assert statistics.median(spans) <= 1.2
 
 
 @pytest.mark.parametrize("workers", [2, 4])

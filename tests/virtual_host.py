@@ -4,7 +4,7 @@ A limit is a number of requests at once, in a window that slides, or a bucket; i
 is also how another client of the same account looks that comes and goes. A dialect words the
 refusals of every limit. The best is found by a client that asks the host before it sends: it
 sends whatever will be admitted, but begins, as nobody could know better, with 16 at once and one
-more for each answer, 256 at most.
+more for each answer, 256 at most. Both are given the same rows, so that chance favours neither.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from kimi_cli.batch.pace import HIGHEST, START, Pace
 Changes = tuple[tuple[float, float], ...]
 """What a limit is from some moments on: seconds, value."""
 
+
+Row = tuple[float, float]
+"""The tokens of a request, and the seconds that its answer takes when nothing queues."""
 
 Dialect = Callable[["Rule", float, "float | None"], Refusal]
 """How a host words the refusal of a rule with a value; the last is its Retry-After."""
@@ -106,7 +109,7 @@ class Host:
         self.mood = mood or DRIZZLE
         self.counts_tokens = any(rule.kind is Kind.TOKENS for rule in rules)
         self._grows = grows
-        self.dice = random.Random(seed)
+        self.dice, self._rows = random.Random(seed), random.Random(seed)
         self._free: list[float] = []
         self._mean = math.log(latency) - spread**2 / 2
 
@@ -131,9 +134,10 @@ class Host:
         for rule in self.rules:
             rule.give_back()
 
-    def draw_work(self) -> float:
-        """Return the seconds that one answer takes when nothing queues."""
-        return self.dice.lognormvariate(self._mean, self.spread)
+    def draw_row(self) -> Row:
+        """Return the next row: the same ones in each run of a seed, in the same order."""
+        tokens = round(math.exp(self._rows.gauss(6.4, 0.5)))
+        return tokens, math.exp(self._rows.gauss(self._mean, self.spread))
 
     def begin(self, now: float, work: float) -> float:
         """Return the seconds until the answer, its time in the queue included."""
@@ -253,11 +257,59 @@ class _Client:
     pace: Pace
     left: int
     run: Run = field(default_factory=Run)
-    again: list[tuple[float, float]] = field(default_factory=list)
-    """When rows that were refused may go again, and their tokens."""
-    ready: deque[float] = field(default_factory=deque)
-    """The tokens of rows that may go."""
+    again: list[tuple[float, Row]] = field(default_factory=list)
+    """When rows that were refused may go again."""
+    ready: deque[Row] = field(default_factory=deque)
     row: int = 0
+    """Refusals since the last answer."""
+    wait: float | None = None
+    """What the first of those that are ready waits for."""
+
+    def note_answer(self, now: float, ticket: Any, row: Row, *, counts_tokens: bool) -> None:
+        """Tell the pace, and of the tokens of an answer those of a host that counts others."""
+        tokens, work = row
+        self.row = 0
+        self.run.answered += 1
+        self.run.seconds = now
+        self.pace.succeed(ticket, now, tokens if counts_tokens else _SPEED * work)
+
+    def note_refusal(
+        self, now: float, ticket: Any, row: Row, refusal: Refusal, later: float
+    ) -> None:
+        """Tell the pace, and keep the row for *later*."""
+        self.row += 1
+        self.run.refused += 1
+        self.pace.refuse(ticket, read_notice(refusal), now, refusal.retry_after)
+        heapq.heappush(self.again, (now + (refusal.retry_after or 0.0) + later, row))
+
+    def send(self, now: float, host: Host) -> Iterator[tuple[Any, Row]]:
+        """Let go what the pace admits, rows that were refused first."""
+        run, pace = self.run, self.pace
+        while self.again and self.again[0][0] <= now:
+            self.ready.append(heapq.heappop(self.again)[1])
+        self.wait = None
+        while self.ready or self.left:
+            if not self.ready:
+                self.left -= 1
+                self.ready.append(host.draw_row())
+            row = self.ready[0]
+            self.wait = pace.find_wait(now, row[0])
+            if self.wait is None or self.wait > 0:
+                break
+            self.ready.popleft()
+            run.sent.append(now)
+            if self.row >= 10 and not pace.in_flight:
+                run.blind.append(now)
+            yield pace.admit(now, row[0]), row
+        if not run.limits or run.limits[-1][1] != pace.limit:
+            run.limits.append((now, pace.limit))
+
+    def find_wake(self, now: float) -> float | None:
+        """Return when something may leave although nothing comes back until then."""
+        moments = [self.again[0][0]] if self.again else []
+        if self.ready and self.wait is not None:
+            moments.append(now + max(self.wait, 1e-6))
+        return min(moments, default=None)
 
 
 def simulate(
@@ -309,10 +361,10 @@ class _Race:
             if what == "arrive":
                 self._arrive(now, *details)
             elif what == "done":
-                client, ticket, tokens, back = details
+                client, ticket, row, back = details
                 self._host.end()
-                self._later(now + back, "answered", client, ticket, tokens)
-            else:
+                self._later(now + back, "answered", client, ticket, row)
+            elif what != "look" or self._looks.get(id(details[0])) == now:
                 self._return(now, what, details)
         return [client.run for client in self._clients]
 
@@ -325,93 +377,45 @@ class _Race:
             self._later(at, "look", client)
 
     def _travel(self) -> float:
-        return self._chance.uniform(0.0005, 0.003)
+        return 0.0005 + 0.0025 * self._chance.random()
 
-    def _arrive(self, now: float, client: _Client, ticket: Any, tokens: float) -> None:
+    def _arrive(self, now: float, client: _Client, ticket: Any, row: Row) -> None:
         host, back = self._host, self._travel()
+        tokens, work = row
         is_moody = bool(host.fickle) and host.dice.random() < host.fickle
         rule = None if is_moody else host.ask(now, tokens)
         if rule is not None:
-            refusal = self._dialect(rule, rule.value, self._after(host.find_room(now, tokens)))
+            ends = rule.kind is Kind.CONCURRENCY and rule.value  # one of those in flight: soon
+            wait = math.inf if ends else host.find_room(now, tokens)
+            refusal = self._dialect(rule, rule.value, self._after(wait))
         elif is_moody:
             refusal = host.mood(Rule(Kind.UNKNOWN, 0), 0, None)
         else:
-            work = host.draw_work()
-            used = tokens if host.counts_tokens else _SPEED * work
-            self._later(now + host.begin(now, work), "done", client, ticket, used, back)
+            self._later(now + host.begin(now, work), "done", client, ticket, row, back)
             return
-        self._later(now + back, "refused", client, ticket, tokens, refusal)
+        self._later(now + back, "refused", client, ticket, row, refusal)
 
     def _return(self, now: float, what: str, details: Any) -> None:
-        client = details[0]
-        if what != "look":
-            _settle(client, what, details, now, self._chance)
-        elif self._looks.get(id(client)) != now:
-            return
-        else:
+        client, *what_came = details
+        if what == "look":
             del self._looks[id(client)]
-        for ticket, tokens in _send(client, now, self._host):
-            self._later(now + self._travel(), "arrive", client, ticket, tokens)
-        if (wake := _find_wake(client, now)) is not None:
+        elif what == "answered":
+            client.note_answer(now, *what_came, counts_tokens=self._host.counts_tokens)
+        else:
+            client.note_refusal(now, *what_came, self._chance.uniform(0, 0.5))
+        for ticket, row in client.send(now, self._host):
+            self._later(now + self._travel(), "arrive", client, ticket, row)
+        if (wake := client.find_wake(now)) is not None:
             self._look(client, wake)
-
-
-def _settle(client: _Client, what: str, details: Any, now: float, chance: random.Random) -> None:
-    run, pace = client.run, client.pace
-    _, ticket, tokens, *rest = details
-    if what == "answered":
-        client.row = 0
-        run.answered += 1
-        run.seconds = now
-        pace.succeed(ticket, now, tokens)
-        return
-    refusal = rest[0]
-    client.row += 1
-    run.refused += 1
-    pace.refuse(ticket, read_notice(refusal), now, refusal.retry_after)
-    due = now + (refusal.retry_after or 0.0) + chance.uniform(0, 0.5)
-    heapq.heappush(client.again, (due, tokens))
-
-
-def _send(client: _Client, now: float, host: Host) -> Iterator[tuple[Any, float]]:
-    run, pace = client.run, client.pace
-    while client.again and client.again[0][0] <= now:
-        client.ready.append(heapq.heappop(client.again)[1])
-    while True:
-        if not client.ready:
-            if not client.left:
-                return
-            client.left -= 1
-            client.ready.append(round(host.dice.lognormvariate(6.4, 0.5)))
-        tokens = client.ready[0]
-        wait = pace.find_wait(now, tokens)
-        if wait is None or wait > 0:
-            break
-        client.ready.popleft()
-        run.sent.append(now)
-        if client.row >= 10 and not pace.in_flight:
-            run.blind.append(now)
-        yield pace.admit(now, tokens), tokens
-    if not run.limits or run.limits[-1][1] != pace.limit:
-        run.limits.append((now, pace.limit))
-
-
-def _find_wake(client: _Client, now: float) -> float | None:
-    """Return when something may leave although nothing comes back until then."""
-    moments = [client.again[0][0]] if client.again else []
-    if client.ready:
-        wait = client.pace.find_wait(now, client.ready[0])
-        if wait is not None:
-            moments.append(now + max(wait, 1e-6))
-    return min(moments, default=None)
 
 
 def find_best(host: Host, rows: int, *, seconds_away: float = 0.0035) -> float:
     """Return the seconds that a client takes which knows the host and ramps up as it must."""
-    now, done, sent, flying, allowed = 0.0, 0, 0, 0, float(START)
+    now, sent, flying, allowed = 0.0, 0, 0, float(START)
     events: list[float] = []
-    tokens = round(host.dice.lognormvariate(6.4, 0.5))
-    while done < rows:
+    tokens, work = host.draw_row()
+    while flying or sent < rows:
+        room = math.inf
         while sent < rows and flying < int(allowed):
             room = host.find_room(now, tokens)
             if room:
@@ -419,17 +423,14 @@ def find_best(host: Host, rows: int, *, seconds_away: float = 0.0035) -> float:
             host.ask(now, tokens)
             sent += 1
             flying += 1
-            heapq.heappush(events, now + host.begin(now, host.draw_work()) + seconds_away)
-            tokens = round(host.dice.lognormvariate(6.4, 0.5))
-        else:
+            heapq.heappush(events, now + host.begin(now, work) + seconds_away)
+            tokens, work = host.draw_row()
             room = math.inf
-        if events and (not room or events[0] <= now + room):
-            full = flying >= int(allowed)
+        if events and events[0] <= now + room:
             now = heapq.heappop(events)
             host.end()
+            allowed = min(float(HIGHEST), allowed + (flying >= int(allowed)))
             flying -= 1
-            done += 1
-            allowed = min(float(HIGHEST), allowed + full)
         else:
             now += room + 1e-9
     return now

@@ -11,17 +11,21 @@ from kimi_cli.batch.ramp import Ramp
 
 _FAVOUR = 2.0
 """Refusals' worth of a number that the host announces, and of a prediction that failed often."""
-_FAILED = 2
-"""Refusals in a row that a belief did not predict, after which it is doubted."""
 _NEAR = 0.8
 """Share of a limit down to which refusals only sharpen it."""
+_FELT = 0.5
+"""Share of a limit from which on it may be the one that a refusal is about."""
 _SETTLED = 0.1
 """Seconds, and one answer at least, before a limit is sharpened rather than explained anew."""
-_REFUTED, _STEPS = 2.0, 3
-"""A limit is none when so many times as much was admitted; one of a minute after those steps."""
+_RISES, _STEPS = 2, 3
+"""A limit of a second that rose so often is none; one of a minute where that many are admitted."""
 _STEP_LASTS = 0.035
 """Seconds between two steps of a rate: more than a mirrored second is longer than a second."""
+_TOLERANCE = 2.0
+"""Requests by which a rate may be exceeded in a burst: a step lasts until they are made up for."""
 _LONG = (Gauge.MINUTE, Gauge.TOKENS)
+_SELDOM = 0.5
+"""Seconds between two answers, at least, by which the patience with a minute is measured."""
 _MOVED = 5
 """A limit of a window that rises by more than that before it refuses was none."""
 
@@ -31,7 +35,7 @@ class Beliefs:
 
     def __init__(self, dials: Dials, ramp: Ramp, limits: dict[Gauge, Limit], share: int) -> None:
         """Begin with those *limits* that are known; of others this is one of *share* shares."""
-        self._share = share
+        self.share = share
         self._heard: set[tuple[Gauge, float]] = set()
         """What was announced: who says it again after it proved wrong is not believed."""
         self.limits = limits
@@ -51,8 +55,9 @@ class Beliefs:
         """Return when more than the limit of *gauge* is tried."""
         settled = self.evidence.settled
         if gauge is Gauge.SECOND:
-            settled = max(settled, _STEP_LASTS)
-        return self.limits[gauge].find_next(settled, self._ramp.interval)
+            settled = max(settled, _STEP_LASTS, _TOLERANCE / self.limits[gauge].value)
+        interval = max(self._ramp.interval, _SELDOM) if gauge in _LONG else self._ramp.interval
+        return self.limits[gauge].find_next(settled, interval)
 
     def try_more(self, gauge: Gauge, now: float, tokens: float) -> bool:
         """Try more than a limit, which alone holds back, if it is time; drop it if it is none."""
@@ -64,7 +69,7 @@ class Beliefs:
         limit.try_more(now, _weigh(gauge, tokens), self._dials.read(gauge, now))
         if gauge is Gauge.PLACES:
             self._ramp.reach(limit.value)
-        if limit.steps > _STEPS and (gauge in _LONG or limit.value >= _REFUTED * limit.proven):
+        elif gauge in _LONG and limit.steps > _STEPS:
             self._refute(gauge, now)
         return True
 
@@ -87,17 +92,21 @@ class Beliefs:
         Where refusals come that nothing explains, a single one changes no belief.
         """
         announced = self._hear(notice, now)
+        failed = [gauge for gauge, limit in self.limits.items() if limit.fails(gauge, ticket)]
+        gauge = None
         if not (is_single and self.evidence.is_moody):
             gauge = self._take_back(ticket, now)
             gauge = self._sharpen(ticket, now) if gauge is None else gauge
-            if gauge is not None:
-                return gauge
-        favours: dict[Gauge, float] = {}
-        for gauge, limit in self.limits.items():
-            kept = ticket.sent > limit.changed and ticket.find_level(gauge) <= limit.value
-            limit.failures += kept and limit.is_found
-            if limit.failures > _FAILED:
-                favours[gauge] = -_FAVOUR
+            gauge = self._follow(ticket, now, failed) if gauge is None else gauge
+        if gauge is None:
+            gauge = self._guess(announced, ticket, now)
+        if gauge in failed and gauge in self.limits:
+            self.limits[gauge].failures += 1
+        return gauge
+
+    def _guess(self, announced: Gauge | None, ticket: Ticket, now: float) -> Gauge | None:
+        """Believe in what explains the last refusals best; return it."""
+        favours = {gauge: -_FAVOUR for gauge, limit in self.limits.items() if limit.is_doubted}
         if announced is not None:
             favours[announced] = favours.get(announced, 0.0) + _FAVOUR
         guess = self.evidence.explain(now, favours)
@@ -124,14 +133,14 @@ class Beliefs:
         gauge = {Kind.CONCURRENCY: Gauge.PLACES, Kind.TOKENS: Gauge.TOKENS}.get(
             notice.kind, Gauge.MINUTE
         )
-        value = max(1.0, notice.limit // self._share)
+        value = max(1.0, notice.limit // self.share)
         if (gauge, value) in self._heard:
             return gauge if gauge in self.limits and self.limits[gauge].value <= value else None
         self._heard.add((gauge, value))
         known = self.limits.get(gauge)
         if known is None or value < known.value:
             limit = self.set(gauge, value, now, Origin.ANNOUNCED)
-            if self._share > 1:
+            if self.share > 1:
                 limit.settle(value)  # who divides it knows that the rest is another's
         return gauge
 
@@ -141,7 +150,7 @@ class Beliefs:
             if limit.steps and ticket.find_level(gauge) > limit.floor:
                 if limit.steps < _STEPS:
                     self.set(gauge, limit.proven, now, limit.origin)
-                elif gauge in _LONG:
+                elif gauge in _LONG or (gauge is Gauge.SECOND and limit.rises >= _RISES):
                     self._refute(gauge, now)
                 else:
                     self.set(gauge, limit.floor, now, limit.origin)
@@ -152,7 +161,7 @@ class Beliefs:
         """Lower a limit a little that a refusal comes near; return whose it is."""
         for gauge in Gauge:
             limit = self.limits.get(gauge)
-            if limit is None or limit.steps:
+            if limit is None or limit.steps or limit.is_doubted:
                 continue
             level, need = ticket.find_level(gauge), ticket.find_need(gauge)
             admitted = self._dials.read(gauge, now)
@@ -164,6 +173,16 @@ class Beliefs:
             if not is_fresh and level - need >= max(least, limit.value - need):
                 limit.sharpen(min(level - need, max(admitted, least)), now)
                 return gauge
+        return None
+
+    def _follow(self, ticket: Ticket, now: float, failed: list[Gauge]) -> Gauge | None:
+        """Let a limit that was felt fall to what is admitted: it was right until now."""
+        for gauge in failed:
+            limit, level = self.limits[gauge], ticket.find_level(gauge)
+            if gauge in _LONG or limit.is_doubted or level < max(2, _FELT * limit.value):
+                continue
+            self.set(gauge, self._dials.read(gauge, now), now, Origin.LEARNED)
+            return gauge
         return None
 
     def _believe(self, gauge: Gauge, value: float, ticket: Ticket, now: float) -> None:
@@ -186,6 +205,8 @@ class Beliefs:
         limit = self.limits.pop(gauge)
         if limit.top < math.inf:
             self.limits[gauge] = Limit(limit.top, limit.top_origin, now, top=limit.top)
+        for other in self.limits.values():
+            other.failures = 0
         self.evidence.forget(gauge, now)
         self._ramp.slow_down(self._dials.in_flight, now)
 

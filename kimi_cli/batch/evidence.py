@@ -18,9 +18,14 @@ _ALONE = 0.5
 """What a refusal tells with nothing else in flight: others may have taken all the places."""
 _CONVINCED = 1.9
 """Refusals that a limit must explain, those admitted against it taken off, to be believed."""
+_SHORT = (Gauge.PLACES, Gauge.SECOND)
+_TIMES = 3
+"""What two refusals may tell of; of others it takes so many that did not leave at once."""
 _LATE = 3.0
 """Times as long as a refusal took: what was not refused by then is admitted."""
-_DISGRACE, _DISFAVOUR = 3.0, 2.0
+_REFLEX = 0.05
+"""What a refusal takes before there was one (s)."""
+_DISGRACE, _DISFAVOUR = 10.0, 2.0
 """The seconds for which a gauge is doubted that was wrong, and by how many refusals' worth."""
 _CAUTION = 20.0
 """How much more is to be explained, by the share of refusals that nothing explains."""
@@ -44,13 +49,14 @@ class Evidence:
         """Begin without any."""
         self._tickets: deque[Ticket] = deque(maxlen=_HEARD)
         self._doubted: dict[Gauge, float] = {}
-        self._reflex = 0.05
+        self._reflex: float | None = None
+        """The seconds that a refusal takes, of late."""
         self._mood = 0.0
 
     @property
     def settled(self) -> float:
         """The seconds after which what was not refused is admitted."""
-        return _LATE * self._reflex
+        return _LATE * (_REFLEX if self._reflex is None else self._reflex)
 
     @property
     def is_moody(self) -> bool:
@@ -62,10 +68,14 @@ class Evidence:
         self._tickets.append(ticket)
         self._mood *= 1 - _MEMORY
 
-    def refuse(self, ticket: Ticket, now: float, *, again: bool) -> None:
-        """Note that it was refused; *again* tells that this says nothing new."""
-        ticket.refused = True
-        self._reflex += 0.2 * (now - ticket.sent - self._reflex)
+    def refuse(self, ticket: Ticket, now: float, *, first: bool, again: bool) -> None:
+        """Note that it was refused, the *first* of those that left at once or another one.
+
+        *again* tells that this says nothing new.
+        """
+        ticket.refused, ticket.echoes = True, not first
+        took = now - ticket.sent
+        self._reflex = took if self._reflex is None else self._reflex + 0.2 * (took - self._reflex)
         if again:
             with contextlib.suppress(ValueError):
                 self._tickets.remove(ticket)
@@ -95,7 +105,9 @@ class Evidence:
             else:
                 continue
             weight *= _FADING
-        guesses = [_explain_by(gauge, refused, admitted) for gauge in Gauge]
+        times = sum(not ticket.echoes for ticket, _ in refused)
+        gauges = Gauge if times >= _TIMES else _SHORT
+        guesses = [_explain_by(gauge, refused, admitted) for gauge in gauges]
         best, most = None, 0.0
         convincing = _CONVINCED + _CAUTION * max(0.0, self._mood - _MOODY)
         for guess in guesses:
@@ -103,8 +115,8 @@ class Evidence:
                 continue
             weight = guess.weight + favours.get(guess.gauge, 0.0)
             weight -= _DISFAVOUR * self.doubts(guess.gauge, now)
-            if weight >= convincing and weight - guess.gauge.value / 2 > most:
-                best, most = guess, weight - guess.gauge.value / 2
+            if weight >= convincing and weight - guess.gauge / 2 > most:
+                best, most = guess, weight - guess.gauge / 2
         if best is None:
             self._mood = min(_MOODIEST, self._mood + _MEMORY)
         return best

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
 _MARGIN = 0.03
 """Share by which a mirrored second is longer than the service's: requests take time to arrive."""
@@ -15,7 +15,7 @@ _PATIENCE, _GROWTH, _MOST_PATIENCE = 1.0, 1.5, 30.0
 """Seconds before more is tried, by how much they grow each time that is in vain, and to what."""
 _EAGER = 0.2
 """The same where it was not in vain."""
-_WORTH = 40
+_WORTH = 60
 """Answers that come between two attempts in vain, in the long run, where they are slow."""
 _STRONG = 4.0
 """How many times as patient one is with what was announced."""
@@ -23,11 +23,13 @@ _NEAR = 0.8
 """A limit that falls below that share of itself is believed anew."""
 _LEAP = 0.25
 """The share by which a limit is raised at most in one step."""
-_VAIN = 1.2
+_FAILED = 3
+"""How often a limit is lowered in vain before it is doubted."""
+_VAIN = 1.1
 """A limit was raised in vain where it rose by no more than that."""
 
 
-class Gauge(Enum):
+class Gauge(IntEnum):
     """What a limit counts; of limits that explain as much, an earlier one is believed."""
 
     PLACES = 0
@@ -57,6 +59,8 @@ class Ticket:
     """What each gauge showed then, this request included."""
     answered: bool = False
     refused: bool = False
+    echoes: bool = False
+    """Whether it was refused with another that left at the same time."""
 
     @property
     def place(self) -> float:
@@ -65,7 +69,7 @@ class Ticket:
 
     def find_level(self, gauge: Gauge) -> float:
         """Return what *gauge* showed when it left."""
-        return self.levels[gauge.value]
+        return self.levels[gauge]
 
     def find_need(self, gauge: Gauge) -> float:
         """Return what it adds to *gauge*."""
@@ -95,8 +99,10 @@ class Limit:
         """How often it was raised since it was last found out."""
         self.floor = self.value
         """What it was before the last step."""
+        self.rises = 0
+        """How often in a row it proved higher than it was."""
         self.failures = 0
-        """Refusals in a row that it did not predict."""
+        """How often in a row it was lowered for a refusal that it did not predict."""
         self._tried = math.inf
         self._patience = _PATIENCE
 
@@ -106,18 +112,35 @@ class Limit:
         return self.top_origin if self.value >= self.top else self._origin
 
     @property
+    def is_doubted(self) -> bool:
+        """Whether it was lowered in vain."""
+        return self.failures > _FAILED
+
+    @property
     def is_found(self) -> bool:
         """Whether it was announced or learned, and is in force."""
         return self.value < self.top
+
+    def fails(self, gauge: Gauge, ticket: Ticket) -> bool:
+        """Tell whether *ticket* was refused although this, which was found, foretold no refusal."""
+        is_within = ticket.find_level(gauge) <= self.value
+        return self.is_found and is_within and ticket.sent > self.changed
+
+    def find_held(self, now: float) -> float | None:
+        """Return what it holds at *now*; None where more was tried, and not refused."""
+        if not self.steps:
+            return self.value
+        return self.proven if now - self.changed <= _PATIENCE else None
 
     def lower(self, value: float, now: float, origin: Origin) -> None:
         """Note a refusal: *value* is what was admitted."""
         if self.steps:
             vain = value <= _VAIN * self.proven + 1
             self._patience = _GROWTH * self._patience if vain else _EAGER
+            self.rises = 0 if vain else self.rises + 1
         if not self.steps and (value < _NEAR * self.proven or self.proven >= self.top):
-            self.since = now
-        self.steps = self.failures = 0
+            self.since, self._patience = now, _PATIENCE
+        self.steps = 0
         self.value = self.proven = min(self.top, max(1.0, value))
         self._origin = origin
         self.changed = now
@@ -148,7 +171,7 @@ class Limit:
         """Allow *unit* more than its gauge has *shown*, then twice as much, and so on."""
         self.quiet = None
         self.floor = max(self.value, shown)
-        step = min(unit * 2.0**self.steps, max(unit, _LEAP * self.floor))
+        step = min(unit * 2.0**self.steps, max(unit, float(int(_LEAP * self.floor))))
         self.value = min(self.top, self.floor + step)
         self.steps += 1
         self.changed = now

@@ -6,9 +6,11 @@ tells best the refused from the admitted among the last attempts; of two that te
 that holds back less. What a host says of the kind counts for nothing, a number for a little. Every
 belief is a bet that is settled soon: what it holds back is tried after a second, one request, then
 two, then four; what is refused is taken back, and tried half as long again later; what is admitted
-refutes it, and the next best explanation is due. Refusals that no threshold tells are no limit.
-Windows are mirrored, so a known limit is kept without being asked for. After a refusal requests
-leave one by one. Where nothing is refused, more leave only as long as that brings more answers.
+raises it, or refutes it. A limit that was right until now falls to what is admitted; one that does
+so in vain is doubted. Refusals that no threshold tells are no limit. Windows are mirrored, so a
+known limit is kept without being asked for. After a refusal one request leaves alone, and while
+that is refused, too, each waits twice as long as the one before. What was idle begins anew. Where
+nothing is refused, more leave only as long as that brings more answers.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from kimi_cli.batch.ramp import START, Ramp
 __all__ = ["HIGHEST", "START", "Pace"]
 
 HIGHEST = 256
-_DOUBLINGS, _PATIENT = 8, 4
-"""Refusals after which requests leave no rarer for their number; and so many alone: rarer yet."""
 _ALL = 2
-"""Refusals in a row, with nothing in flight, after which a run begins anew."""
-_ASKING, _RAREST = 0.55, 6
-"""Seconds between two requests while all is refused and nothing in flight, and their multiple."""
+"""Refusals without an answer, with nothing in flight, after which a run begins anew."""
+_OFTEN, _RARELY, _DOUBLINGS = 0.55, 6.6, 10
+"""Seconds between two requests at most while all is refused, and where nothing is in flight."""
+_IDLE = 2.0
+"""Seconds with nothing in flight after which requests leave no more as a herd."""
 _SHORTEST = 0.005
 """Seconds after which it is worth looking again."""
 _SHORTER = 0.7
@@ -77,10 +79,11 @@ class Pace:
         self._ramp = Ramp(min(top, float((cap and start) or max(1, start // share))), top)
         self._beliefs = Beliefs(self._dials, self._ramp, limits, share)
         self._row = 0
+        """Refusals in a row: none that left since then was admitted. What left at once is one."""
+        self._unanswered = 0
         """Refusals since the last answer."""
-        self._alone = 0
-        """Those among them with nothing else in flight."""
-        self._sent = self._pause_until = self._slowed = -math.inf
+        self._sent = self._ended = self._refused = self._tried = -math.inf
+        self._pause_until = self._slowed = -math.inf
         self._held_by: Gauge | str = Gauge.PLACES
 
     @property
@@ -120,13 +123,14 @@ class Pace:
         return limit is not None and limit.origin is Origin.CHOSEN
 
     def list_limits(self) -> list[dict[str, Any]]:
-        """Return the limits that were found, or given: kind, value, seconds, and how known."""
+        """Return the limits that hold: kind, value, seconds, and how known."""
         return [
-            {"kind": kind, "value": round(limit.value, 3), "seconds": seconds, "how": how}
-            for gauge, limit in sorted(self._beliefs.limits.items(), key=lambda one: one[0].value)
+            {"kind": kind, "value": round(value, 3), "seconds": seconds, "how": how}
+            for gauge, limit in sorted(self._beliefs.limits.items())
             for kind, seconds in [_NAMES[gauge]]
+            for value in [limit.find_held(self._sent)]
             for how in [limit.origin.name.lower().replace("_", "-")]
-            if limit.origin is not Origin.BUILT_IN
+            if value is not None and limit.origin is not Origin.BUILT_IN
         ]
 
     def find_wait(self, now: float, tokens: float = 0.0) -> float | None:
@@ -154,11 +158,12 @@ class Pace:
     def _find_pause(self, now: float) -> float:
         """Return the seconds that a refusal makes any request wait."""
         wait = self._pause_until - now
+        settled = self._beliefs.evidence.settled
+        if self._tried > self._refused and now - self._tried > settled:
+            self._row = 0
         if self._row:
-            gap = self._beliefs.evidence.settled
-            if not self.in_flight:
-                rarer = min(_RAREST, 2 ** max(0, self._alone - _PATIENT))
-                gap = min(_ASKING * rarer, gap * 2 ** min(self._row, 2 * _DOUBLINGS))
+            longest = _OFTEN if self.in_flight else max(_OFTEN, _RARELY / self._beliefs.share)
+            gap = min(longest, min(_OFTEN, settled) * 2.0 ** min(self._row - 1, _DOUBLINGS))
             wait = max(wait, self._sent + gap - now)
         self._held_by = "a pause after a refusal" if wait > 0 else Gauge.PLACES
         slow = self._beliefs.limits.get(Gauge.MINUTE)
@@ -168,6 +173,10 @@ class Pace:
 
     def admit(self, now: float, tokens: float = 0.0) -> Ticket:
         """Count one request as sent at *now*."""
+        if not self.in_flight and now - self._ended > _IDLE:
+            self._ramp.slow_down(0, now)
+        if self._refused >= self._sent:
+            self._tried = now
         self._sent = now
         ticket = self._dials.admit(now, tokens)
         self._beliefs.admit(ticket, now)
@@ -176,7 +185,10 @@ class Pace:
     def succeed(self, ticket: Ticket, now: float, tokens: float = 0.0) -> None:
         """Note an answer, of any status but a refusal for load; *tokens* were really used."""
         self._dials.in_flight -= 1
-        self._row = self._alone = 0
+        self._ended = now
+        self._unanswered = 0
+        if ticket.sent > self._refused or self._beliefs.evidence.is_moody:
+            self._row = 0
         self._beliefs.confirm(ticket)
         if tokens:
             self._dials.correct(ticket, tokens)
@@ -193,17 +205,21 @@ class Pace:
         """Learn from a refusal; the refused request itself never counted for the service."""
         self._dials.in_flight -= 1
         self._dials.give_back(ticket)
-        self._row += 1
-        self._alone += ticket.place == 1
-        again = self._row > 2 and ticket.place == 1
-        self._beliefs.evidence.refuse(ticket, now, again=again)
+        is_new = ticket.sent > self._refused
+        self._row += is_new
+        self._unanswered += 1
+        self._ended = self._refused = now
+        again = self._row > 3 and ticket.place == 1
+        self._beliefs.evidence.refuse(ticket, now, first=is_new, again=again)
         gauge = self._beliefs.learn(ticket, notice, now, is_single=self._row == 1)
         if self.in_flight:
             return
-        is_shut = self._row > _ALL
+        is_shut = self._unanswered > _ALL
         if is_shut:
             self._ramp.slow_down(0, now)
-        if retry_after and (is_shut or gauge not in (None, Gauge.PLACES)):
+        # Its own window tells of a second more exactly than whole seconds can.
+        known = {None: math.inf, Gauge.PLACES: math.inf, Gauge.SECOND: 1.0}.get(gauge, 0.0)
+        if retry_after and (is_shut or retry_after > known):
             self._pause_until = max(self._pause_until, now + retry_after)
 
     def restart(self, now: float) -> None:
