@@ -47,6 +47,8 @@ class Bench:
     rows: int
     rival_python: str
     missed: list[str] = field(default_factory=list)
+    spent: float = 0.0
+    """Seconds of processor time of the last run."""
 
     def __post_init__(self) -> None:
         """Write the program as ``make install`` does, and load it once for its bytecode."""
@@ -88,6 +90,7 @@ class Bench:
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
+        self.spent = usage.ru_utime + usage.ru_stime
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"exit status {process.returncode}: {' '.join(command)}")
@@ -216,6 +219,40 @@ def _race(bench: Bench, name: str, url: str, concurrency: int, source: Path, cou
     if done != count:
         raise SystemExit(f"{name} answered {done:g} of {count} rows")
     return count / seconds
+
+
+_PERSON = "name, age int, size float, tags [str], open bool, town, zip int, share float, note, kind"
+_ANSWER = (
+    '{"name": "Ada Lovelace", "age": 36, "size": 1.70, "tags": ["first", "second"], "open": true, '
+    '"town": "London", "zip": 10115, "share": 0.25, "note": "what is said of her", "kind": "one"}'
+)
+
+
+def measure_checks(bench: Bench) -> None:
+    """What it costs to check answers, in processor time next to the same batch unchecked."""
+    count = 4000 if bench.quick else 20_000
+    source = bench.write_rows(count)
+    schema = json.loads(bench.run([str(bench.program), "schema", _PERSON])[2])
+    wanted = {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "strict": True, "schema": schema},
+    }
+    ways = {
+        "unchecked": ("-O", f"response_format={json.dumps(wanted, separators=(',', ':'))}"),
+        "checked": ("--schema", _PERSON),
+    }
+    best: dict[str, float] = {}
+    with bench.serve(content=_ANSWER) as url:
+        for _ in range(3):
+            for name, options in ways.items():
+                output = bench.output()
+                bench.batch(url, source, "-o", str(output), "-c", "64", *options)
+                if _count_lines(output) != count:
+                    raise SystemExit(f"{name}: not every row has a line")
+                best[name] = min(bench.spent, best.get(name, bench.spent))
+    more = 100 * (best["checked"] / best["unchecked"] - 1)
+    note = f"{1e6 * (best['checked'] - best['unchecked']) / count:.0f} us a row"
+    bench.judge(f"of {count:,} rows, to check ten properties", more, "<= 5", "{:.1f} %", note)
 
 
 def measure_memory(bench: Bench) -> None:
@@ -405,6 +442,7 @@ FIGURES: dict[str, Callable[[Bench], None]] = {
     "start": measure_start,
     "overhead": measure_overhead,
     "rivals": measure_rivals,
+    "checks": measure_checks,
     "memory": measure_memory,
     "keys": measure_keys,
     "queue": measure_queue,

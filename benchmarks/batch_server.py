@@ -1,7 +1,7 @@
 """A loopback chat-completion server in a process of its own, fast enough to measure clients with.
 
     python batch_server.py [--delay S] [--concurrency N] [--rate N --period S] [--dialect D]
-                           [--after S] [--slots N]
+                           [--after S] [--slots N] [--content TEXT]
 
 It prints its port. With slots, so many answers are made at once, and further requests queue. A
 limit that is reached is refused: in Moonshot's words, number and misleading hint included, or in
@@ -54,9 +54,6 @@ def _frame(status: bytes, document: object, *headers: str) -> bytes:
     return b"HTTP/1.1 %s\r\n%s\r\n\r\n" % (status, "\r\n".join(lines).encode()) + body
 
 
-_REPLY = _frame(b"200 OK", _ANSWER)
-
-
 class Account:
     """What is allowed, and what was asked for."""
 
@@ -71,6 +68,11 @@ class Account:
         self._admitted: deque[float] = deque()
         self._free: list[float] | None = [0.0] * options.slots if options.slots else None
         """When each slot is free again."""
+        self.reply = _frame(b"200 OK", _ANSWER)
+        if options.content is not None:
+            message = {"role": "assistant", "content": options.content}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self.reply = _frame(b"200 OK", {**_ANSWER, "choices": [choice]})
         self.running = 0
         self.seen = {"connections": 0, "answered": 0, "refused": 0, "first": 0.0}
 
@@ -149,13 +151,13 @@ class Conversation(asyncio.Protocol):
             self._later(account.find_delay(), self._answer)
         else:
             self._seen["answered"] += 1
-            self._transport.write(_REPLY)
+            self._transport.write(account.reply)
 
     def _answer(self) -> None:
         self._account.running -= 1
         self._seen["answered"] += 1
         if not self._transport.is_closing():
-            self._transport.write(_REPLY)
+            self._transport.write(self._account.reply)
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -176,4 +178,5 @@ if __name__ == "__main__":
     parser.add_argument("--period", type=float, default=60.0)
     parser.add_argument("--dialect", choices=["moonshot", *_DIALECTS], default="silent")
     parser.add_argument("--after")
+    parser.add_argument("--content", help="the text of every answer")
     asyncio.run(serve(parser.parse_args()))

@@ -42,6 +42,9 @@ show 0 "printf '%s\n' '+def double(number):' '+    return 2 * number' |
 printf '\n%s\n' '# an answer that was cut off is printed, and does not pass for a whole one'
 show 3 'kimi ask --profile local --max-tokens 1 "Tell me a long story"'
 
+printf '\n%s\n' '# an answer of a form is checked, whatever the model promised: data for programs'
+show 0 'kimi ask --profile local --schema "capital, people int" "What is the capital of France?"'
+
 printf '\n%s\n' '# an empty prompt is not sent'
 show 65 "printf '' | kimi ask --profile local"
 
@@ -68,6 +71,11 @@ show 0 "$batch"
 rows='sort -u "$answers" | grep -c custom_id'
 show 0 "$rows"
 [ "$kept" -gt 0 ] && [ "$(eval "$rows")" -eq 10 ] || wrong=1
+
+printf '\n%s\n' '# a table in, a table of what was found out; every answer is checked'
+show 0 "printf 'id,town\n1,Paris\n2,Rome\n3,Paris\n' |
+    kimi batch --profile local --csv -p 'In which country is {town}?' \\
+    --schema 'country, river' --dedupe --ordered --format flat -c 1"
 
 printf '\n'
 exit "$wrong"

@@ -77,6 +77,9 @@ class Admission:
                 if record.condemns:
                     self._brake.pull(record.condemns, ExitStatus.DATA, drain=0)
                     break
+            elif self._sink.answer(record):
+                if self._sink.find_block() is not None:
+                    break
             else:
                 job = self.budget.make_job(record)
                 self._prepare(job)
@@ -127,7 +130,7 @@ class Admission:
         """Admit no fresh row at --max-rows; stop there, unless the input ends there as well."""
         plan, tally = self._plan, self._tally
         admitted = tally.finished + tally.deferred
-        admitted += len(self._crew) + len(self._backlog) + len(self._held)
+        admitted += len(self._crew) + len(self._backlog) + len(self._held) + self._sink.waiting
         if plan.max_rows is None or admitted < plan.max_rows:
             return False
         is_idle = not len(self._crew) and not self._backlog.waiting

@@ -97,6 +97,8 @@ class Campaign:
             earlier = read_done(self._find_earlier(front.notify), front.notify)
             ledger, stale = self._open_ledger(stack, front.notify)
             sink, done = self._open_sink(ledger, stale, earlier, front)
+            if self.rules.dedupe:
+                sink = self._open_twin_sink(stack, sink)
             places = Places()
             sorts = self.ordered and ledger is not None and self.format != "text"
             records = select(
@@ -145,6 +147,16 @@ class Campaign:
             # Such lines cannot be sorted later.
             sink = OrderedSink(sink, _WINDOW_ROWS, self.format)
         return sink, ledger.done
+
+    def _open_twin_sink(self, stack: ExitStack, sink: Sink) -> Sink:
+        """Have rows that ask the same answered at once, from the lines of earlier runs, too."""
+        from kimi_cli.batch.twins import TwinSink, index_answers  # noqa: PLC0415 - for --dedupe only
+
+        earlier = None
+        if self.output is not None:
+            file = stack.enter_context(self.output.open("rb"))
+            earlier = index_answers(file, self.format)
+        return TwinSink(sink, self.tally, earlier=earlier, read=self.shape.read)
 
     def _open_ledger(
         self, stack: ExitStack, notify: Callable[[str], None]

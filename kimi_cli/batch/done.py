@@ -25,6 +25,10 @@ _HEAD = (  # compiled with the first line, not for a run that has none
     rb'(?:,"replaces":(' + _KEYS + rb'))?(?:,"shard":"(\d+/\d+)")?'
     rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+,"cost":([\d.e+-]+),"currency":("\w+"))?'
 )
+_ASKS = (
+    rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+)?'  # or the cost stood before it
+    rb'(?:,"asks":"(?P<asks>[0-9a-f]{32})")?'
+)
 _TORN = rb'(?s)\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z'
 _BEGINNING, _MARK = b'{"custom_id":"', b',"kimi":{"key":"'
 
@@ -244,6 +248,17 @@ def read_mark(line: bytes) -> Mark | None:
         head[6].decode() if head[6] else None,
         Cost(read_amount(float(head[7])), json.loads(head[8])) if head[7] else None,
     )
+
+
+def read_asks(line: bytes) -> bytes | None:
+    """Return what an answer's *line* says was asked, whatever the row; None for an error.
+
+    Of a row without an id that is its key.
+    """
+    head = re.match(_HEAD + _ASKS, line)
+    if head is None or head[3] is not None:
+        return None
+    return bytes.fromhex((head["asks"] or head[2]).decode())
 
 
 def begins_line(tail: bytes) -> bool:

@@ -8,9 +8,9 @@ with one row is that record's error, never the end of the run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kimi_cli.api import codec
 from kimi_cli.api.fields import FIELDS, FRAME, find_fault, override, read_cell
@@ -18,6 +18,9 @@ from kimi_cli.batch.pictures import Pictures
 from kimi_cli.errors import KimiError
 from kimi_cli.prompt.content import Prompt, find_excess, measure
 from kimi_cli.prompt.templates import TemplateError, fill_template, name_fields
+
+if TYPE_CHECKING:
+    from kimi_cli.answer.forms import Fit
 
 JSON = dict[str, Any]
 
@@ -57,6 +60,8 @@ class Record:
     """A hash of the effective request (and of the id, where the row has one of its own)."""
     named: bool
     """Whether the row brought its own id."""
+    asks: str
+    """The same without the id: it is alike for rows that ask the same."""
     most_tokens: int | None = None
     """The tokens that the answer may have, where the request says."""
     model: str = ""
@@ -93,6 +98,8 @@ class Shape:
     """Whether rows have cells of text, whatever is meant by them."""
     form: str | None = None
     """What is asked of the form of each answer, beside what the row asks."""
+    read: Callable[[str], Fit] | None = None
+    """Reads an answer that must have a form."""
     pictures: Pictures | None = None
     id_prefix: str = ""
     """What the names of rows without an id begin with."""
@@ -124,7 +131,9 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         kind = NOT_ASKED if error.code == BLANK else "permanent"
         return BadRecord(number, identifier, error.code, str(error), key, source, carried, kind)
     asks_form = shape.form is not None and "response_format" not in body
-    key = make_key(payload + (shape.form or "").encode() if asks_form else payload, name)
+    asked = payload + (shape.form or "").encode() if asks_form else payload
+    asks = make_key(asked, None)
+    key = asks if name is None else make_key(asked, name)
     most, answers = body.get("max_completion_tokens", body.get("max_tokens")), body.get("n")
     if isinstance(most, int) and isinstance(answers, int):
         most *= max(1, answers)
@@ -136,6 +145,7 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
         carried,
         key,
         name is not None,
+        asks,
         most if isinstance(most, int) else None,
         str(body.get("model") or ""),
     )

@@ -8,6 +8,7 @@ from kimi_cli.api.fields import FIELDS
 from kimi_cli.api.text import quantify
 from kimi_cli.batch.budget import Budget
 from kimi_cli.batch.campaign import Campaign
+from kimi_cli.batch.done import HashSet
 from kimi_cli.batch.forecast import Forecast, read_experience
 from kimi_cli.batch.plan import Plan
 from kimi_cli.batch.records import NOT_ASKED, BadRecord, Record
@@ -31,6 +32,7 @@ def rehearse(
     good, bad, first = 0, 0, None
     budget = Budget(plan)
     forecast = Forecast(plan.prices, read_experience(campaign.output))
+    asks = HashSet(16)
     sent: set[str] = set()
     carried: set[str] = set()
     told: list[str] = []
@@ -40,23 +42,23 @@ def rehearse(
             told = [*told, fault][:_SHOWN]
         elif isinstance(record, Record):
             good += 1
+            is_new = asks.add(bytes.fromhex(record.asks))
             first = first or record
             carried |= record.carried.keys()
             sent |= record.row.keys() - record.carried.keys()
-            forecast.note(record, show(record.payload))
+            if is_new or not campaign.rules.dedupe:
+                forecast.note(record, show(record.payload))
     if first is not None:
         terminal.show(show(first.payload).decode() + "\n")
     if campaign.shape.template is None:
         _tell_columns(terminal, sent, carried)
     for line in told:
         terminal.complain(line)
-    terminal.warn(_count(campaign, good, bad))
+    same = good - len(asks) if campaign.rules.dedupe else 0
+    terminal.warn(_count(campaign, good, bad, same))
     for line in forecast.describe() if good else ():
         terminal.warn(line)
-    if bad:
-        raise BadInput(f"{bad} of {quantify(good + bad, 'row')} cannot be sent")
-    if campaign.tally.changed or campaign.tally.duplicates:
-        raise BadInput(campaign.tally.explain())
+    _judge(campaign, good, bad)
 
 
 def _find_fault(record: Record | BadRecord, budget: Budget) -> str | None:
@@ -66,6 +68,14 @@ def _find_fault(record: Record | BadRecord, budget: Budget) -> str | None:
     return budget.find_fault(record)
 
 
+def _judge(campaign: Campaign, good: int, bad: int) -> None:
+    """Raise what a run would come to."""
+    if bad:
+        raise BadInput(f"{bad} of {quantify(good + bad, 'row')} cannot be sent")
+    if campaign.tally.changed or campaign.tally.duplicates:
+        raise BadInput(campaign.tally.explain())
+
+
 def _tell_columns(terminal: Terminal, sent: set[str], carried: set[str]) -> None:
     """Say which columns change the requests: one of data may only be named like a field."""
     if fields := sorted(sent & {"model", *FIELDS}):
@@ -73,10 +83,11 @@ def _tell_columns(terminal: Terminal, sent: set[str], carried: set[str]) -> None
         terminal.warn(f"columns that are sent as fields of the request: {', '.join(fields)}{kept}")
 
 
-def _count(campaign: Campaign, good: int, bad: int) -> str:
+def _count(campaign: Campaign, good: int, bad: int, same: int) -> str:
     """Say how many rows there are of each fate, as the run would find them."""
     tally = campaign.tally
     parts = [f"{quantify(good, 'row')} can be sent, {bad} cannot"]
+    parts += [f"{same} the same as others"] if same else []
     parts += [f"{tally.skipped} done before"] if campaign.looks_back else []
     parts += [tally.tell_strays()] if tally.strays else []
     parts += [tally.tell_odd_ids()] if tally.odd_ids else []

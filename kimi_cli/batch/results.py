@@ -14,6 +14,7 @@ from kimi_cli.api.cost import Cost
 from kimi_cli.api.messages import find_message
 from kimi_cli.api.parts import gather_text, read_content, read_reasoning
 from kimi_cli.api.text import mend_surrogates
+from kimi_cli.batch.done import INVALID
 from kimi_cli.batch.records import JSON, BadRecord, Record
 
 if TYPE_CHECKING:
@@ -45,10 +46,17 @@ class Result:
     """The keys of earlier lines, in the same output, whose place this one takes."""
     fits: tuple[Fit, ...] = ()
     """What each choice is, where it had to have a form."""
+    more: JSON | None = None
+    """What else the line says of its row, behind what every line says."""
     is_allowed: bool = False
     """Whether its text will do though it has an error, and not the form it had to have."""
     shard: str | None = None
     """The shard of the run, where it has one."""
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether it is an answer that has not the form it had to have."""
+        return self.error is not None and self.error["class"] == INVALID
 
     @property
     def choices(self) -> list[JSON]:
@@ -122,7 +130,7 @@ def _head(result: Result) -> JSON:
     }
     if (cost := result.cost) is not None:
         mark |= {"cost": cost.to_json(), "currency": cost.currency}
-    return {"custom_id": result.record.id, "kimi": mark}
+    return {"custom_id": result.record.id, "kimi": mark | (result.more or {})}
 
 
 def _write_batch(result: Result) -> JSON:
@@ -224,14 +232,52 @@ FORMATS: dict[str, Callable[[Result], Any]] = {
 def name_format(line: bytes) -> str | None:
     """Return the format that an output *line* of ours was written in, None if it was changed."""
     try:
-        keys = list(codec.loads(line))[2:]  # behind those of _head
+        return _name_format(codec.loads(line))
     except ValueError:
         return None
+
+
+def _name_format(line: JSON) -> str | None:
+    keys = list(line)[2:]  # behind those of _head
     if keys[:3] == ["id", "response", "error"]:
         return "batch"
     if keys[: len(_ANSWER)] == _ANSWER:
         return "flat"
     return "merge" if keys[-1:] == ["kimi_response"] else None
+
+
+def read_result(line: bytes, style: str, record: Record) -> tuple[Result, str] | None:
+    """Return what a *line* of ours says as if it were of *record*, and the id it is of.
+
+    None for a line that is in another style, or was changed.
+    """
+    try:
+        told = codec.loads_exactly(line)
+    except ValueError:
+        return None
+    if _name_format(told) != style:
+        return None
+    mark = told["kimi"]
+    status = name = None
+    if style == "batch":
+        response = told["response"] or {}
+        status, name, document = (response.get(k) for k in ("status_code", "request_id", "body"))
+        error = told["error"]
+    else:
+        shown = told["kimi_response"] if style == "merge" else told
+        document, error = _rebuild(shown, record), shown["error"]
+    lack = mark.get("incomplete")
+    result = Result(record, status, name, document, error, lack=lack)
+    return result, mark.get("same_as") or told["custom_id"]
+
+
+def _rebuild(shown: JSON, record: Record) -> JSON:
+    """Return a document of which ``_show_answer`` says what is *shown*."""
+    several = b'"n":' in record.payload and codec.loads(record.payload).get("n", 1) != 1
+    contents = shown["contents"] if several and "contents" in shown else [shown["content"]]
+    messages = [{"content": text, "reasoning_content": shown["reasoning"]} for text in contents]
+    choices = [{"message": m, "finish_reason": shown["finish_reason"]} for m in messages]
+    return {"choices": choices, "usage": shown["usage"]}
 
 
 def encode_results(results: Iterable[Result], format: str) -> bytes:

@@ -61,6 +61,8 @@ class Rules:
     """What the names of rows without an id begin with."""
     is_whole: bool = False
     """Whether a row that is not sent has a line of output all the same."""
+    dedupe: bool = False
+    """Whether rows that ask the same are asked for once."""
 
 
 def select(

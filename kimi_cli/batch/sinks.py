@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol
 
 from kimi_cli.batch.done import Stale, hash_id, read_mark
 from kimi_cli.batch.ledger import Ledger, find_succeeded
+from kimi_cli.batch.records import Record
 from kimi_cli.batch.results import Result, encode_results
 from kimi_cli.errors import OutputClosed, OutputFailed
 from kimi_cli.system.terminal import write_whole
@@ -29,6 +30,13 @@ class Sink(Protocol):
 
     def expect(self, number: int) -> None:
         """Note that the row of that *number* is now being asked for."""
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait for the answer of another."""
+
+    def answer(self, record: Record) -> bool:
+        """Answer the row, now or later, as another that asks the same; tell whether it is done."""
 
     def write(self, results: list[Result]) -> None:
         """Write *results* before returning."""
@@ -63,6 +71,8 @@ def name_errors(output: Path) -> Path:
 class LedgerSink:
     """Lines in a file are final; rows to be tried again are listed beside it."""
 
+    waiting = 0
+
     def __init__(
         self,
         ledger: Ledger,
@@ -89,6 +99,10 @@ class LedgerSink:
 
     def expect(self, number: int) -> None:
         """Any order will do."""
+
+    def answer(self, record: Record) -> bool:
+        """Nothing: each row is asked for."""
+        return False
 
     def write(self, results: list[Result]) -> None:
         """Append one line a result."""
@@ -165,6 +179,7 @@ class StdoutSink:
     """One line a row, whatever became of it, so that pipes stay aligned."""
 
     defers = False
+    waiting = 0
 
     def __init__(self, write: Callable[[str], None], format: str) -> None:
         """Write through *write*, which reports a reader that left."""
@@ -173,6 +188,10 @@ class StdoutSink:
 
     def expect(self, number: int) -> None:
         """Any order will do."""
+
+    def answer(self, record: Record) -> bool:
+        """Nothing: each row is asked for."""
+        return False
 
     def write(self, results: list[Result]) -> None:
         """Write one line a result."""
@@ -209,6 +228,8 @@ class StdoutSink:
 class OrderedSink:
     """Gives results on in the order in which their rows were admitted, from a bounded window."""
 
+    waiting = 0
+
     def __init__(self, sink: Sink, rows: int, format: str) -> None:
         """Hold at most *rows* results in the format *format*, and 64 MiB of them."""
         self._sink = sink
@@ -221,6 +242,10 @@ class OrderedSink:
     def expect(self, number: int) -> None:
         """Note that the row of that *number* comes next."""
         self._expected[number] = None
+
+    def answer(self, record: Record) -> bool:
+        """Nothing: each row is asked for."""
+        return False
 
     def write(self, results: list[Result]) -> None:
         """Hold *results*, and give on whatever is now at the front."""

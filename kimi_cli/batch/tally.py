@@ -31,6 +31,8 @@ class Tally:
     """Rows among them whose line holds an error (one that may pass; an answer that has not the
     form it had to have), or a part of an answer."""
     answered: int = 0
+    same: int = 0
+    """Rows that were not asked for, because another row asks the same."""
     incomplete: int = 0
     """Answers among them that ended early, by length or content filter say, or are empty."""
     failed: int = 0
@@ -125,6 +127,7 @@ class Tally:
             f"{self.failed} failed" + (f" ({self.invalid} invalid)" if self.invalid else ""),
             f"{self.skipped} done before" + self._tell_flaws_before(),
         ]
+        parts += [f"{self.same} the same as others"] if self.same else []
         parts += [f"{self.deferred} to try again"] if self.deferred else []
         parts += [f"{self.not_asked} not asked"] if self.not_asked else []
         parts += [f"{self.incomplete} incomplete"] if self.incomplete else []
@@ -235,6 +238,7 @@ class Tally:
                 "incomplete": self.incomplete,
                 "failed": self.failed,
                 "invalid": self.invalid,
+                "same": self.same,
                 "deferred": self.deferred,
                 "not_asked": self.not_asked,
                 "changed": self.changed,

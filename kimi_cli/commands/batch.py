@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -45,6 +45,10 @@ from kimi_cli.settings.precedence import Settings, settle_model
 from kimi_cli.settings.prices import explain_lack, make_price_list
 from kimi_cli.system.terminal import Terminal
 from kimi_cli.turn.forms import plan_check
+
+if TYPE_CHECKING:
+    from kimi_cli.answer.checking import Check
+    from kimi_cli.batch.inspection import Inspector
 
 EPILOG = """\b
 Examples:
@@ -89,10 +93,7 @@ def batch(
     campaign = _plan_campaign(terminal, files, options, settings, parameters, request.system)
     inspector = None
     if check is not None:
-        from kimi_cli.batch.inspection import Inspector, describe_form  # noqa: PLC0415 - for a form only
-
-        inspector = Inspector(check, allow_invalid=form.allow_invalid)
-        campaign = replace(campaign, shape=replace(campaign.shape, form=describe_form(check.form)))
+        campaign, inspector = _have_checked(campaign, check, allow_invalid=form.allow_invalid)
     plan = _make_plan(options, settings, campaign, allow_invalid=form.allow_invalid)
     if options.outcome.dry_run:
         from kimi_cli.batch.rehearsal import rehearse  # noqa: PLC0415 - not for a run
@@ -124,6 +125,16 @@ def batch(
     )
     if status is not ExitStatus.OK:
         raise BatchEnded(tally.explain(), status)
+
+
+def _have_checked(
+    campaign: Campaign, check: Check, *, allow_invalid: bool
+) -> tuple[Campaign, Inspector]:
+    """Have the rows of *campaign* ask for a form, and return who looks at their answers."""
+    from kimi_cli.batch.inspection import Inspector, describe_form  # noqa: PLC0415 - for a form only
+
+    shape = replace(campaign.shape, form=describe_form(check.form), read=check.form.read)
+    return replace(campaign, shape=shape), Inspector(check, allow_invalid=allow_invalid)
 
 
 def _plan_campaign(
@@ -167,6 +178,7 @@ def _plan_campaign(
             shard,
             id_prefix=prefix,
             is_whole=output is None,
+            dedupe=rows.dedupe,
         ),
         format=outcome.format,
         output=output,

@@ -70,6 +70,7 @@ class RowOptions:
     image_field: str | None
     max_line: int
     allow_duplicate_ids: bool
+    dedupe: bool
     shard: str | None
     max_rows: int | None
 
@@ -216,6 +217,7 @@ row_options = bundle(
         help="Refuse longer lines or rows (67108864).",
     ),
     click.option("--allow-duplicate-ids", is_flag=True, help="Run rows whose id came before."),
+    click.option("--dedupe", is_flag=True, help="Ask once for rows that ask the same."),
     click.option(
         "--shard",
         metavar="I/N",
