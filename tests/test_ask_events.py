@@ -209,7 +209,7 @@ def test_the_answer_itself_goes_into_a_file(
     assert path.read_bytes() == b'{"n":1}\n'
 
 
-@pytest.mark.parametrize("other", [("--json",), ("--test",), ("-o", "-")])
+@pytest.mark.parametrize("other", [("--json",), ("--test",), ("--count",), ("-o", "-")])
 def test_options_that_make_no_sense(
     ask: Kimi, server: ReplayServer, other: tuple[str, ...]
 ) -> None:

@@ -338,9 +338,11 @@ def test_a_descriptor_of_the_shell(kimi: Kimi, ask: Kimi, server: ReplayServer) 
 
 
 def test_a_dry_run_leaves_the_file(ask: Kimi, report: Path) -> None:
-    """It shows the request."""
-    result = ask("-o", str(report), "--dry-run", "hi")
-    assert json.loads(result.stdout)["messages"]
+    """It shows the request, and waits for no pipe."""
+    pipe = report.parent.parent / "pipe"
+    os.mkfifo(pipe)
+    for path in (report, pipe):
+        assert json.loads(ask("-o", str(path), "--dry-run", "hi").stdout)["messages"]
     check_old(report)
 
 

@@ -57,7 +57,7 @@ def ask(
     output.check(as_json=options.answer.as_json)
     opening = open_turn(terminal, options, _list_wishes(tools, output))
     terms = opening.terms
-    report = None if output.dry_run else _open_report(terminal, output)
+    report = _open_report(terminal, output)
     results: tuple[Message, ...] = ()
     if tools.tool_result:
         question = Prompt("")
@@ -125,7 +125,7 @@ def _read_results(
 
 def _open_report(terminal: Terminal, output: OutputOptions) -> Report | None:
     """Return the file that gets the answer; None for standard output alone."""
-    if output.output is None:
+    if output.output is None or output.dry_run:
         return None
     from kimi_cli.show.report import Report  # noqa: PLC0415 - for a file only
 
