@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kimi_cli.batch.done import INVALID, Done, Mark, Stale
 from kimi_cli.batch.earlier import read_done
+from kimi_cli.batch.layouts import JSON_LINES
 from kimi_cli.batch.ledger import Ledger, find_lines, read_output
 from kimi_cli.batch.records import NOT_ASKED, BadRecord, Record, Shape, read_records
-from kimi_cli.batch.results import name_format
+from kimi_cli.batch.results import FORMATS, Encoder, name_format
 from kimi_cli.batch.run import Front, Launch
 from kimi_cli.batch.selection import (
     Changes,
@@ -40,6 +42,9 @@ from kimi_cli.batch.sinks import (
 from kimi_cli.batch.source import Source
 from kimi_cli.batch.tally import Tally
 from kimi_cli.errors import BadInput, CannotCreate, MissingInput, OutputFailed, Terminated
+
+if TYPE_CHECKING:
+    from kimi_cli.batch.tables import Table
 
 _WINDOW_ROWS = 1024
 
@@ -78,10 +83,14 @@ class Campaign:
         self._check_files()
         done = Done()
         if self.output is not None:
-            done = read_output(self.output)
+            table = self._make_table()
+            layout = JSON_LINES if table is None else table.layout
+            done = read_output(self.output, layout=layout)
             self._check_shard(done)
             if unwanted := self._find_unwanted(done):
-                done = read_output(self.output, lambda mark: any(test(mark) for test in unwanted))
+                done = read_output(
+                    self.output, lambda mark: any(test(mark) for test in unwanted), layout
+                )
         done.merge(read_done(self._find_earlier(notify), notify))
         is_alone = self.output is not None and not self.done_from
         return select(self.read_all(), done, self.rules, self.tally, is_alone=is_alone)
@@ -95,16 +104,20 @@ class Campaign:
         self._check_files()
         with ExitStack() as stack:
             earlier = read_done(self._find_earlier(front.notify), front.notify)
-            ledger, stale = self._open_ledger(stack, front.notify)
-            sink, done = self._open_sink(ledger, stale, earlier, front)
+            table = self._make_table()
+            ledger, stale = self._open_ledger(stack, table, front.notify)
+            sink, done = self._open_sink(ledger, stale, earlier, table or self.format, front)
             if self.rules.dedupe:
                 sink = self._open_twin_sink(stack, sink)
             places = Places()
             sorts = self.ordered and ledger is not None and self.format != "text"
-            records = select(
+            rows = (
                 read_records(self.source.iterate(), self.shape)
                 if self.rules.is_whole
-                else self.read_all(),
+                else self.read_all()
+            )
+            records = select(
+                rows if table is None else _note_columns(rows, table),
                 done,
                 self.rules,
                 self.tally,
@@ -131,35 +144,44 @@ class Campaign:
         ledger: Ledger | None,
         stale: Stale,
         earlier: Done,
+        format: str | Encoder,
         front: Front,
     ) -> tuple[Sink, Done]:
         if ledger is None:
-            sink: Sink = StdoutSink(front.write_out, self.format)
+            sink: Sink = StdoutSink(front.write_out, format)
             if self.ordered:
-                sink = OrderedSink(sink, _WINDOW_ROWS, self.format)
+                sink = OrderedSink(sink, _WINDOW_ROWS, format)
             return sink, earlier
         self.tally.earlier = ledger.done.spent
         ledger.done.merge(earlier)
         shard = None if self.rules.shard is None else str(self.rules.shard)
         defers = self.on_error == "defer"
-        sink = LedgerSink(ledger, self.format, defer=defers, stale=stale, shard=shard)
+        sink = LedgerSink(ledger, format, defer=defers, stale=stale, shard=shard)
         if self.ordered and self.format == "text":
             # Such lines cannot be sorted later.
-            sink = OrderedSink(sink, _WINDOW_ROWS, self.format)
+            sink = OrderedSink(sink, _WINDOW_ROWS, format)
         return sink, ledger.done
+
+    def _make_table(self) -> Table | None:
+        """Return what writes rows of a table; None for lines of JSON."""
+        if self.format in FORMATS:
+            return None
+        from kimi_cli.batch.tables import Table  # noqa: PLC0415 - for tables only
+
+        return Table(self.format, self.shape.properties, has_heads=self.output is not None)
 
     def _open_twin_sink(self, stack: ExitStack, sink: Sink) -> Sink:
         """Have rows that ask the same answered at once, from the lines of earlier runs, too."""
         from kimi_cli.batch.twins import TwinSink, index_answers  # noqa: PLC0415 - for --dedupe only
 
         earlier = None
-        if self.output is not None:
+        if self.output is not None and self.format in FORMATS:
             file = stack.enter_context(self.output.open("rb"))
             earlier = index_answers(file, self.format)
         return TwinSink(sink, self.tally, earlier=earlier, read=self.shape.read)
 
     def _open_ledger(
-        self, stack: ExitStack, notify: Callable[[str], None]
+        self, stack: ExitStack, table: Table | None, notify: Callable[[str], None]
     ) -> tuple[Ledger | None, Stale]:
         """Open the output, if there is one, and find the lines whose rows are asked again.
 
@@ -168,8 +190,14 @@ class Campaign:
         stale = Stale()
         if self.output is None:
             return None, stale
-        ledger = stack.enter_context(Ledger(self.output, sync=self.fsync, notify=notify))
+        layout = JSON_LINES if table is None else table.layout
+        ledger = stack.enter_context(
+            Ledger(self.output, sync=self.fsync, layout=layout, notify=notify)
+        )
         self._check_shard(ledger.done)
+        if table is not None:
+            with self.output.open("rb") as file:
+                table.go_on(next(table.layout.split(file), b""))
         if ledger.done and (held := _find_format(self.output)) not in (self.format, None):
             notify(f"{self.output} has lines of --format {held}; they stay as they are")
         if unwanted := self._find_unwanted(ledger.done):
@@ -299,8 +327,17 @@ def _reopen(
         stale.note(mark.name, (mark.key, *mark.replaces))
         return True
 
-    ledger.drop(lambda file: find_lines(file, is_dropped))
+    ledger.drop(lambda file, layout: find_lines(file, layout, is_dropped))
     ledger.scan(is_open)
+
+
+def _note_columns(
+    records: Iterable[Record | BadRecord], table: Table
+) -> Iterator[Record | BadRecord]:
+    """Let *table* know the columns of the first row before it is asked for."""
+    for record in records:
+        table.note(record.row)
+        yield record
 
 
 def _close(sink: Sink, tally: Tally) -> None:

@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import BinaryIO
 
 from kimi_cli.api.cost import Cost
 from kimi_cli.api.spending import Spending, read_amount
@@ -144,18 +143,17 @@ class Done:
         self.invalid.merge(other.invalid)
 
     def scan(
-        self, file: BinaryIO, is_open: Callable[[Mark], bool] = lambda mark: False
+        self,
+        lines: Iterable[tuple[bytes, Mark | None]],
+        is_open: Callable[[Mark], bool] = lambda mark: False,
     ) -> tuple[int, list[int]]:
-        """Add every row that the whole lines of *file* tell of, but for those that are open again.
+        """Add every row that whole *lines* tell of, but for those that are open again.
 
         Return how many lines are not ours, and the numbers (from 1) of ours that are damaged.
         Damage is looked for where that is cheap: in holes, which are NUL bytes.
         """
         foreign, damaged = 0, []
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            mark = read_mark(line)
+        for number, (line, mark) in enumerate(lines, 1):
             if mark is None:
                 foreign += 1
             elif b"\0" in line:

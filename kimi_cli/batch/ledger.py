@@ -21,8 +21,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from kimi_cli.api import codec
-from kimi_cli.batch.done import Done, HashSet, Mark, begins_line, read_mark
+from kimi_cli.batch.done import Done, HashSet, Mark
+from kimi_cli.batch.layouts import JSON_LINES, Layout, read_marks
 from kimi_cli.errors import BadInput, CannotCreate, OutputFailed, TemporaryFailure
 from kimi_cli.system.files import (
     CutBack,
@@ -49,6 +49,7 @@ class Ledger:
         path: Path,
         *,
         sync: str = "interval",
+        layout: Layout = JSON_LINES,
         notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Open or create *path* for this run alone; *sync* is never, interval or always.
@@ -57,6 +58,7 @@ class Ledger:
         another run holds it, BadInput when it is not an output of ours.
         """
         self.path = path
+        self.layout = layout
         self.done = Done()
         self.mended = 0
         self._sync = sync
@@ -145,7 +147,7 @@ class Ledger:
         Raises BadInput for lines that are not ours, or damaged.
         """
         with _reading(self._descriptor) as file:
-            self.done = _scan(self.path, file, is_open)
+            self.done = _scan(self.path, file, is_open, self.layout)
 
     @contextmanager
     def rewriting(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
@@ -170,16 +172,16 @@ class Ledger:
         os.replace(temporary, real)
         self._descriptor, self._size = descriptor, os.fstat(descriptor).st_size
 
-    def drop(self, find: Callable[[BinaryIO], set[int]]) -> int:
+    def drop(self, find: Callable[[BinaryIO, Layout], set[int]]) -> int:
         """Take out the lines whose numbers (from 0) *find* returns; return how many.
 
         Raises OutputFailed.
         """
         with _reading(self._descriptor) as file:
-            dead = find(file)
+            dead = find(file, self.layout)
         if dead:
             with self.rewriting() as (old, new):
-                for number, line in enumerate(old):
+                for number, line in enumerate(self.layout.split(old)):
                     if number not in dead:
                         new.write(line)
         return len(dead)
@@ -196,15 +198,15 @@ class Ledger:
 
         def judge(tail: bytes) -> int:
             tail = tail.rstrip(b"\0")  # what a power cut leaves of a block that was never written
-            if not begins_line(tail):
+            whole = self.layout.find_torn(tail)
+            if whole is None:
                 raise BadInput(f"{self.path} is not this tool's output; name another file with -o")
-            if not codec.is_json(tail):
-                return 0
-            self.done.scan(BytesIO(tail + b"\n"))
-            return len(tail)
+            if whole:
+                self.done.scan(read_marks(BytesIO(tail + b"\n"), self.layout))
+            return whole
 
         try:
-            return mend_tail(self._descriptor, judge)
+            return mend_tail(self._descriptor, judge, _find_tail(self._descriptor, self.layout))
         except OSError as error:
             raise _explain(self.path, error) from error
 
@@ -224,6 +226,14 @@ class Ledger:
         if ours.st_size > self._size:
             return f"{self.path} was written to by another process while the run wrote to it"
         return None
+
+
+def _find_tail(descriptor: int, layout: Layout) -> int | None:
+    """Return where the last piece begins that has no end; None where a line feed tells."""
+    if layout is JSON_LINES:
+        return None
+    with _reading(descriptor) as file:
+        return sum(len(piece) for piece in layout.split(file) if layout.is_whole(piece))
 
 
 def _explain(path: Path, error: OSError, lost: int = 0) -> OutputFailed:
@@ -261,23 +271,27 @@ def _save(path: Path, descriptor: int) -> str:
     return "and its lines could be saved nowhere"
 
 
-def read_output(path: Path, is_open: Callable[[Mark], bool] = lambda mark: False) -> Done:
+def read_output(
+    path: Path,
+    is_open: Callable[[Mark], bool] = lambda mark: False,
+    layout: Layout = JSON_LINES,
+) -> Done:
     """Return what the lines of an output tell of as done, and leave it as it is.
 
     Raises BadInput for lines that are not ours, or damaged, CannotCreate when it cannot be read.
     """
     try:
         with open(path, "rb") as file:
-            return _scan(path, file, is_open)
+            return _scan(path, file, is_open, layout)
     except FileNotFoundError:
         return Done()
     except OSError as error:
         raise CannotCreate(f"cannot open {path}: {error.strerror}") from error
 
 
-def _scan(path: Path, file: BinaryIO, is_open: Callable[[Mark], bool]) -> Done:
+def _scan(path: Path, file: BinaryIO, is_open: Callable[[Mark], bool], layout: Layout) -> Done:
     done = Done()
-    foreign, damaged = done.scan(file, is_open)
+    foreign, damaged = done.scan(read_marks(file, layout), is_open)
     if foreign:
         lines = "a line that is" if foreign == 1 else f"{foreign} lines that are"
         raise BadInput(f"{path} has {lines} not this tool's; name another file with -o")
@@ -318,25 +332,25 @@ def _lock(path: Path, descriptor: int, stack: ExitStack, notify: Callable[[str],
     raise TemporaryFailure(f"{path} was rewritten by another run just now")
 
 
-def find_lines(file: BinaryIO, is_wanted: Callable[[Mark], bool]) -> set[int]:
+def find_lines(file: BinaryIO, layout: Layout, is_wanted: Callable[[Mark], bool]) -> set[int]:
     """Return the numbers (from 0) of the lines that are wanted."""
-    marks = enumerate(map(read_mark, file))
+    marks = enumerate(map(layout.read_mark, layout.split(file)))
     return {number for number, mark in marks if mark is not None and is_wanted(mark)}
 
 
-def find_succeeded(file: BinaryIO) -> set[int]:
+def find_succeeded(file: BinaryIO, layout: Layout) -> set[int]:
     """Return the numbers (from 0) of lines whose row has a later line; read from the last.
 
     An error takes the place of errors only: an answer that was paid for stays.
     """
     starts = array("Q", [0])
-    for line in file:
+    for line in layout.split(file):
         starts.append(starts[-1] + len(line))
     dead: set[int] = set()
     answered, tried = HashSet(16), HashSet(16)
     for number in range(len(starts) - 2, -1, -1):
         file.seek(starts[number])
-        mark = read_mark(file.read(starts[number + 1] - starts[number]))
+        mark = layout.read_mark(file.read(starts[number + 1] - starts[number]))
         if mark is None:
             continue
         if mark.key in answered or (mark.failed is not None and mark.key in tried):

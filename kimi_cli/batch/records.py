@@ -100,6 +100,8 @@ class Shape:
     """What is asked of the form of each answer, beside what the row asks."""
     read: Callable[[str], Fit] | None = None
     """Reads an answer that must have a form."""
+    properties: tuple[str, ...] = ()
+    """Those of the schema that it must fit, at the top."""
     pictures: Pictures | None = None
     id_prefix: str = ""
     """What the names of rows without an id begin with."""

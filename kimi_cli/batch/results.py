@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kimi_cli.api import codec
 from kimi_cli.api.cost import Cost
@@ -112,7 +112,7 @@ def read_text(choice: JSON) -> str | None:
     return text or (content if isinstance(content, str) else None)
 
 
-def _head(result: Result) -> JSON:
+def make_head(result: Result) -> JSON:
     """The fields that a later run looks for stand first, so that a scan needs no JSON parser."""
     flaw = {}
     if result.error is not None:
@@ -135,7 +135,7 @@ def _head(result: Result) -> JSON:
 
 def _write_batch(result: Result) -> JSON:
     """The hosted Batch APIs' line, with ours first and the row's own keys last."""
-    line = _head(result)
+    line = make_head(result)
     line["id"] = (result.document or {}).get("id") or f"kimi-{result.record.key}"
     line["response"] = None
     if result.status is not None:
@@ -160,7 +160,7 @@ def _carry_on(line: JSON, record: Record | BadRecord) -> JSON:
 
 
 def _write_flat(result: Result) -> JSON:
-    return _carry_on(_head(result) | _show_answer(result), result.record)
+    return _carry_on(make_head(result) | _show_answer(result), result.record)
 
 
 def _show_answer(result: Result) -> JSON:
@@ -206,7 +206,7 @@ def _fill_in(line: str, fits: tuple[Fit, ...]) -> str:
 
 def _write_merge(result: Result) -> JSON:
     row = result.record.row
-    head = _head(result)
+    head = make_head(result)
     if str(row.get("custom_id", result.record.id)) != result.record.id:
         head["kimi"]["carried"] = {"custom_id": row["custom_id"]}
     beside = {key: value for key, value in row.items() if key not in ("custom_id", "kimi")}
@@ -229,6 +229,10 @@ FORMATS: dict[str, Callable[[Result], Any]] = {
 """The output formats by name; options, help and completion read this table."""
 
 
+TABLES = {"csv": ",", "tsv": "\t"}
+"""The formats that are tables, and what parts their cells."""
+
+
 def name_format(line: bytes) -> str | None:
     """Return the format that an output *line* of ours was written in, None if it was changed."""
     try:
@@ -238,7 +242,7 @@ def name_format(line: bytes) -> str | None:
 
 
 def _name_format(line: JSON) -> str | None:
-    keys = list(line)[2:]  # behind those of _head
+    keys = list(line)[2:]  # behind those of make_head
     if keys[:3] == ["id", "response", "error"]:
         return "batch"
     if keys[: len(_ANSWER)] == _ANSWER:
@@ -280,8 +284,24 @@ def _rebuild(shown: JSON, record: Record) -> JSON:
     return {"choices": choices, "usage": shown["usage"]}
 
 
-def encode_results(results: Iterable[Result], format: str) -> bytes:
+class Encoder(Protocol):
+    """Another way to write results than one line of JSON for each."""
+
+    @property
+    def header(self) -> bytes:
+        """What stands before the first."""
+
+    def begin(self) -> bytes:
+        """Return the header the first time, and then nothing."""
+
+    def encode(self, results: Iterable[Result]) -> bytes:
+        """Return what is written of *results*."""
+
+
+def encode_results(results: Iterable[Result], format: str | Encoder) -> bytes:
     """Return one output line a result, line feeds included: UTF-8, safe for naive readers."""
+    if not isinstance(format, str):
+        return format.encode(results)
     lines = (_fill_in(codec.dumps(FORMATS[format](result)), result.fits) for result in results)
     text = "".join(f"{line}\n" for line in lines).translate(_EXTENDED_LINE_ENDS)
     return mend_surrogates(text).encode()

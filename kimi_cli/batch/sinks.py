@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from kimi_cli.batch.done import Stale, hash_id, read_mark
+from kimi_cli.batch.done import Stale, hash_id
 from kimi_cli.batch.ledger import Ledger, find_succeeded
 from kimi_cli.batch.records import Record
-from kimi_cli.batch.results import Result, encode_results
+from kimi_cli.batch.results import Encoder, Result, encode_results
 from kimi_cli.errors import OutputClosed, OutputFailed
 from kimi_cli.system.terminal import write_whole
 
@@ -68,6 +68,11 @@ def name_errors(output: Path) -> Path:
     return output.with_name(output.name + ".errors")
 
 
+def _begin(format: str | Encoder) -> bytes:
+    """Return what must stand before the lines that are written now."""
+    return b"" if isinstance(format, str) else format.begin()
+
+
 class LedgerSink:
     """Lines in a file are final; rows to be tried again are listed beside it."""
 
@@ -76,7 +81,7 @@ class LedgerSink:
     def __init__(
         self,
         ledger: Ledger,
-        format: str,
+        format: str | Encoder,
         *,
         defer: bool = True,
         stale: Stale | None = None,
@@ -120,7 +125,7 @@ class LedgerSink:
 
     def emit(self, lines: bytes) -> None:
         """Append *lines*."""
-        self._ledger.append(lines)
+        self._ledger.append(_begin(self._format) + lines)
 
     def defer(self, result: Result) -> None:
         """List the row in the errors file, which begins anew with the first.
@@ -133,6 +138,8 @@ class LedgerSink:
         try:
             if self._list is None:
                 self._list = self._begin_list()
+                if not isinstance(self._format, str):
+                    write_whole(self._list.fileno(), self._format.header)
             write_whole(self._list.fileno(), encode_results([result], self._format))
         except OSError as error:
             raise OutputFailed(f"cannot write {self._errors}: {error.strerror}") from error
@@ -181,7 +188,7 @@ class StdoutSink:
     defers = False
     waiting = 0
 
-    def __init__(self, write: Callable[[str], None], format: str) -> None:
+    def __init__(self, write: Callable[[str], None], format: str | Encoder) -> None:
         """Write through *write*, which reports a reader that left."""
         self._write = write
         self._format = format
@@ -199,7 +206,7 @@ class StdoutSink:
 
     def emit(self, lines: bytes) -> None:
         """Write *lines*."""
-        self._write(lines.decode())
+        self._write((_begin(self._format) + lines).decode())
 
     def defer(self, result: Result) -> None:
         """Write the error: on a pipe there is no later."""
@@ -230,7 +237,7 @@ class OrderedSink:
 
     waiting = 0
 
-    def __init__(self, sink: Sink, rows: int, format: str) -> None:
+    def __init__(self, sink: Sink, rows: int, format: str | Encoder) -> None:
         """Hold at most *rows* results in the format *format*, and 64 MiB of them."""
         self._sink = sink
         self.defers = sink.defers
@@ -346,11 +353,10 @@ def _sort(ledger: Ledger, places: Places) -> None:
         lines = array("Q")
         numbers = array("Q")
         start = 0
-        for line in file:
+        for line in ledger.layout.split(file):
             lines.append(start)
-            mark = read_mark(line)
-            assert mark is not None  # noqa: S101 - the ledger has looked at every line
-            numbers.append(_find_place(places, mark.name, mark.key))
+            mark = ledger.layout.read_mark(line)  # the ledger has looked at every line
+            numbers.append(0 if mark is None else _find_place(places, mark.name, mark.key))
             start += len(line)
         lines.append(start)
         for index in sorted(range(len(numbers)), key=numbers.__getitem__):

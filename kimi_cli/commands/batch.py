@@ -133,7 +133,12 @@ def _have_checked(
     """Have the rows of *campaign* ask for a form, and return who looks at their answers."""
     from kimi_cli.batch.inspection import Inspector, describe_form  # noqa: PLC0415 - for a form only
 
-    shape = replace(campaign.shape, form=describe_form(check.form), read=check.form.read)
+    shape = replace(
+        campaign.shape,
+        form=describe_form(check.form),
+        read=check.form.read,
+        properties=tuple((check.form.schema or {}).get("properties", ())),
+    )
     return replace(campaign, shape=shape), Inspector(check, allow_invalid=allow_invalid)
 
 

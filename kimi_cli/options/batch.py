@@ -12,7 +12,7 @@ import click
 
 from kimi_cli.api.cost import UNITS
 from kimi_cli.batch.live import Speed
-from kimi_cli.batch.results import FORMATS
+from kimi_cli.batch.results import FORMATS, TABLES
 from kimi_cli.batch.schedulers import PARTITIONS, find_partition
 from kimi_cli.batch.selection import Shard, parse_shard
 from kimi_cli.batch.source import KINDS, STDIN
@@ -239,9 +239,9 @@ output_options = bundle(
     ),
     click.option(
         "--format",
-        type=click.Choice(list(FORMATS)),
+        type=click.Choice([*FORMATS, *TABLES]),
         default="batch",
-        help="Set what a line of output holds (batch).",
+        help="Set what a line of output holds, or write a table (batch).",
     ),
     click.option(
         "--on-error",

@@ -91,14 +91,17 @@ def force(descriptor: int, *, data_only: bool = False) -> None:
             raise
 
 
-def mend_tail(descriptor: int, judge: Callable[[bytes], int]) -> int:
-    """Mend what stands behind the last line feed; return how many bytes that was.
+def mend_tail(descriptor: int, judge: Callable[[bytes], int], start: int | None = None) -> int:
+    """Mend what stands behind the last line feed, or from *start* on; return how much that was.
 
     *judge* is handed it, and returns how many bytes of it are a line that lacks nothing but its
     line feed; the others are cut off. It raises to leave the file as it is.
     """
     size = os.fstat(descriptor).st_size
-    start, tail = _read_tail(descriptor, size)
+    if start is None:
+        start, tail = _read_tail(descriptor, size)
+    else:
+        tail = os.pread(descriptor, size - start, start)
     if not tail:
         return 0
     whole = judge(tail)
