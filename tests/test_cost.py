@@ -183,6 +183,7 @@ def test_a_chat_tells_what_its_answers_cost(
          ':1: a model with a dot needs quotes: [prices."kimi-k2.6"]'),
         ('[prices.k]\ninput = 1\noutput = 1\ncurrency = ""', ":4: 'currency' must be a word"),
         ('[prices.k]\ninput = 1\noutput = 1\ncurrency = "US$ "', ":4: 'currency' must be a word"),
+        ('[prices.k]\ninput = 1\noutput = 1\ncurrency = "руб"', ":4: 'currency' must be a word"),
         ("[prices]\nk = 0.6", ":2: 'k' must be a table"),
         ("prices = 0.6", ":1: 'prices' must be tables named [prices.\"MODEL\"]"),
     ],

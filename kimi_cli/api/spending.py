@@ -41,18 +41,18 @@ class Spending:
         if cost is None:
             self.unpriced += 1
             return
-        self.add(cost)
+        self.add(cost.amount, cost.currency)
         self.estimated += is_estimate
 
-    def add(self, cost: Cost) -> None:
+    def add(self, amount: int, currency: str) -> None:
         """Add money alone."""
-        self.amounts[cost.currency] = self.amounts.get(cost.currency, 0) + cost.amount
+        self.amounts[currency] = self.amounts.get(currency, 0) + amount
 
     def join(self, other: Spending) -> Spending:
         """Return one of the money of both."""
         both = Spending(estimated=self.estimated + other.estimated)
-        for cost in (*self.list_costs(), *other.list_costs()):
-            both.add(cost)
+        for currency, amount in (*self.amounts.items(), *other.amounts.items()):
+            both.add(amount, currency)
         return both
 
     def list_costs(self) -> list[Cost]:

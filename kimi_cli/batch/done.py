@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from kimi_cli.api.cost import Cost
 from kimi_cli.api.spending import Spending, read_amount
 from kimi_cli.batch.records import NOT_ASKED
 
@@ -22,7 +21,7 @@ _HEAD = (  # compiled with the first line, not for a run that has none
     rb'\{"custom_id":(' + _TEXT + rb'"),"kimi":\{"key":"([0-9a-f]{32})"'
     rb'(?:,"failed":"([a-z_]+)"|,"incomplete":"([a-z_]+)")?'
     rb'(?:,"replaces":(' + _KEYS + rb'))?(?:,"shard":"(\d+/\d+)")?'
-    rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+,"cost":([\d.e+-]+),"currency":("\w+"))?'
+    rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+,"cost":([\d.e+-]+),"currency":"(\w+)")?'
 )
 _ASKS = (
     rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+)?'  # or the cost stood before it
@@ -168,7 +167,7 @@ class Done:
         self.keys.add(mark.key)
         self.ids.add(hash_id(mark.name))
         if mark.cost is not None:
-            self.spent.add(mark.cost)
+            self.spent.add(*mark.cost)
         self.unasked += mark.failed == NOT_ASKED
         if mark.shard is not None:
             self.shards.add(mark.shard)
@@ -196,8 +195,8 @@ class Mark:
     """The keys of earlier lines whose place it takes."""
     shard: str | None = None
     """The shard that wrote it."""
-    cost: Cost | None = None
-    """What the answer cost."""
+    cost: tuple[int, str] | None = None
+    """What the answer cost, in ``UNITS``, and in which currency."""
 
 
 class Stale:
@@ -244,7 +243,7 @@ def read_mark(line: bytes) -> Mark | None:
         head[4] is not None,
         tuple(map(bytes.fromhex, json.loads(head[5]))) if head[5] else (),
         head[6].decode() if head[6] else None,
-        Cost(read_amount(float(head[7])), json.loads(head[8])) if head[7] else None,
+        (read_amount(float(head[7])), head[8].decode()) if head[7] else None,
     )
 
 

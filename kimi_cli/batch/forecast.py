@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from kimi_cli.api import codec
-from kimi_cli.api.cost import Cost
 from kimi_cli.api.estimate import estimate_tokens
 from kimi_cli.api.spending import Spending
 from kimi_cli.api.text import quantify
@@ -104,7 +103,7 @@ class Forecast:
         usual = self._experience.average or 0.0
         usual = usual if most is None else min(usual, most)
         for total, answer in ((self._low, usual), (self._high, most or 0.0)):
-            total.add(Cost(price.estimate(count.tokens, answer), price.currency))
+            total.add(price.estimate(count.tokens, answer), price.currency)
 
     def _count(self, body: bytes) -> Count:
         """Count the prompt of a row; what comes late in a large input goes by its length."""

@@ -260,8 +260,8 @@ class _TableReader:
             place = self._find(section, "")
             raise ConfigError(f"{place}: the price of '{model}' has no {' and no '.join(missing)}")
         currency = values.get("currency", "")
-        if "currency" in values and not re.fullmatch(r"[^\W\d_]{1,16}", currency):
-            raise self.complain(section, "currency", 'a word of letters, such as "USD"')
+        if "currency" in values and not re.fullmatch("[A-Za-z]{1,16}", currency):
+            raise self.complain(section, "currency", 'a word of Latin letters, such as "USD"')
         return values
 
     def complain(self, section: str, key: str, wanted: str) -> ConfigError:
