@@ -53,13 +53,17 @@ def test_nine_bad_rows_before_a_good_one(batch: Kimi, source: Path, out: Path) -
 def test_a_json_array_is_named(
     batch: Kimi, server: ReplayServer, source: Path, out: Path, text: str
 ) -> None:
-    """With the command that makes lines of it."""
+    """With the option that reads it, which does."""
     source.write_text(text)
     result = batch("-q", str(source), "-o", str(out))
     assert result.status == 65
     assert "JSON array" in result.error
-    assert "jq -c '.[]'" in result.error
+    assert "--from json" in result.error
     assert not server.requests
+    read = batch("-q", "--from", "json", str(source), "-o", str(out))
+    assert read.status == 0, read.error
+    assert set(list_prompts(server)) <= {"a", "b"}
+    assert len(read_rows(out)) == len(server.requests) == len(json.loads(text.strip("\ufeff")))
 
 
 def test_a_document_over_several_lines_is_named(batch: Kimi, source: Path) -> None:

@@ -27,9 +27,28 @@ def refuse_document(beginning: bytes) -> None:
     line, _, rest = beginning.removeprefix(_BOM).lstrip().partition(b"\n")
     line = line.strip()
     if line.startswith(b"[") and (line == b"[" or line.endswith((b",", b"{")) or _lists_rows(line)):
-        raise BadInput("this is a JSON array, not JSON Lines; make lines of it: jq -c '.[]'")
-    if line == b"{" and rest.strip():
+        raise BadInput("this is a JSON array, not JSON Lines; say --from json")
+    if line.startswith(b"{") and rest.strip() and _goes_on(line, rest):
         raise BadInput("this is JSON over several lines, not JSON Lines; mend it: jq -c .")
+
+
+def _goes_on(line: bytes, rest: bytes) -> bool:
+    """Tell whether the object that a *line* begins ends in a later one."""
+    if line == b"{":
+        return True
+    if _find_end(line.decode(errors="replace")) is not None:
+        return False
+    end = _find_end((line + b"\n" + rest).decode(errors="replace"))
+    return end is not None or line.endswith((b",", b"{", b"["))
+
+
+def _find_end(text: str) -> int | None:
+    """Return where the JSON value ends that *text* begins with; None where it does not."""
+    try:
+        codec.bound_depth(text)
+        return json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError):
+        return None
 
 
 def _lists_rows(line: bytes) -> bool:
@@ -47,7 +66,7 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
 
     jsonlines' own iterator is dead after the first bad line, so each line is asked for.
     """
-    reader = jsonlines.Reader(lines, loads=_load)
+    reader = jsonlines.Reader(lines, loads=load_row)
     while True:
         try:
             yield reader.read(allow_none=True)
@@ -58,10 +77,13 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Any]:
                 yield RecordError(*(_TOO_LONG if error.line else _BLANK))
                 continue
             reason = str(error.__cause__ or error).partition(" (line ")[0]
+            line = str(error.line).strip()
+            if (_find_end(line) or len(line)) < len(line):
+                reason = "it holds several values; give each a line: jq -c ."
             yield RecordError("invalid_json", f"the line is not JSON: {reason}")
 
 
-def _load(text: str | bytes) -> Any:
+def load_row(text: str | bytes) -> Any:
     """Parse one line; what is nested too deeply to be written again raises ValueError."""
     line = text if isinstance(text, str) else text.decode()
     # orjson makes a float of a whole number beyond 64 bits: an id would lose its last digits.
@@ -112,8 +134,9 @@ def read_table(lines: TableLines, delimiter: str) -> Iterator[Any]:
 
 
 def _check_header(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
-        raise BadInput(f"the header names a column twice: {', '.join(names)}")
+    named = list(filter(str.strip, names))
+    if len(set(named)) < len(named):
+        raise BadInput(f"the header names a column twice: {', '.join(named)}")
     if any(map(_has_stray_bytes, names)):
         raise BadInput("the header is not UTF-8")
     return names
@@ -124,7 +147,8 @@ def _name_cells(cells: list[str], names: list[str]) -> JSON:
         raise RecordError("bad_row", "the row has not the header's columns")
     if any(map(_has_stray_bytes, cells)):
         raise RecordError("invalid_text", "the row is not UTF-8")
-    return dict(zip(names, cells, strict=True))
+    # A column without a name is nobody's: spreadsheets and data frames leave some behind.
+    return {name: cell for name, cell in zip(names, cells, strict=True) if name.strip()}
 
 
 def _has_stray_bytes(text: str) -> bool:

@@ -340,10 +340,17 @@ def _has_system(messages: list[Any]) -> bool:
     return "system" in roles or "developer" in roles
 
 
-def _read_prompt(row: JSON) -> list[JSON]:
+def _read_prompt(row: JSON) -> Any:
     prompt, system = row["prompt"], row.get("system")
-    if not isinstance(prompt, str) or not isinstance(system, (str, type(None))):
-        raise RecordError("invalid_row", "'prompt' and 'system' must be strings")
+    if not isinstance(system, (str, type(None))):
+        raise RecordError("invalid_row", "'system' must be a string")
+    if isinstance(prompt, list) and all(isinstance(part, dict) for part in prompt) and prompt:
+        if all("role" in message for message in prompt):
+            return _add_system(prompt, system)
+        if all("type" in part for part in prompt):
+            return _add_system([_user(Prompt(tuple(prompt)))], system)
+    if not isinstance(prompt, str):
+        raise RecordError("invalid_row", "'prompt' must be a string, messages or content parts")
     return [*([{"role": "system", "content": system}] if system else []), _user(Prompt(prompt))]
 
 

@@ -10,8 +10,10 @@ from io import BufferedReader
 from stat import S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 
+from kimi_cli.batch.arrays import read_array
 from kimi_cli.batch.readers import (
     TableLines,
+    load_row,
     read_jsonl,
     read_lines,
     read_table,
@@ -20,6 +22,7 @@ from kimi_cli.batch.readers import (
 )
 from kimi_cli.batch.recoding import Recoder
 from kimi_cli.batch.records import RecordError
+from kimi_cli.batch.unpacking import is_packed, unpack
 from kimi_cli.errors import BadInput, MissingInput
 from kimi_cli.prompt.kinds import find_kind
 from kimi_cli.system.stdin import open_stdin, wait_for_input
@@ -39,10 +42,12 @@ class Source:
         *,
         longest: int,
         encoding: str = UTF8,
+        delimiter: str | None = None,
         notify: Callable[[str], None] = lambda message: None,
         keeps_blank: bool = False,
     ) -> None:
-        """Name the files ("-" is standard input); *kind* is a key of ``KINDS``.
+        """Name the files ("-" is standard input); *kind* is a key of ``KINDS``, and
+        *delimiter* parts the cells of a table that has another than its kind's.
 
         Blank lines are no rows, but where it *keeps_blank* lines each is yielded as an error.
         ``read_bytes`` tells how much has been read so far. *notify* is told where standard input
@@ -55,8 +60,10 @@ class Source:
         self._read = KINDS[kind]
         self._longest = longest
         self._encoding = encoding
+        self.delimiter = delimiter
         self._notify = notify
         self._keeps_blank = keeps_blank
+        self._is_packed = False
         self.read_bytes = 0
         self._line = 0
         self._path = STDIN
@@ -68,6 +75,8 @@ class Source:
                 continue
             with _open(path) as file:
                 self.stats.append(os.fstat(file.fileno()))
+                if path != STDIN and S_ISREG(self.stats[-1].st_mode):
+                    self._is_packed |= is_packed(file.peek(8)[:8])
 
     def holds(self, stat: os.stat_result) -> bool:
         """Tell whether the file of *stat* is a part of the input."""
@@ -86,7 +95,7 @@ class Source:
     @property
     def total_bytes(self) -> int | None:
         """The size of the input in bytes, where it is known."""
-        if not self.is_lasting or self._encoding != UTF8:
+        if not self.is_lasting or self._is_packed or self._encoding != UTF8:
             return None
         return sum(stat.st_size for stat in self.stats)
 
@@ -127,7 +136,8 @@ class Source:
             self._notify("waiting for rows on standard input; name a FILE to read that")
 
     def _decode(self, file: BufferedReader) -> BufferedReader:
-        """Return *file* as UTF-8; raises BadInput for what is no text."""
+        """Return *file* as UTF-8, unpacked; raises BadInput for what is no text."""
+        file = unpack(file)
         beginning = file.peek()
         if (kind := find_kind(beginning)) is not None:
             advice = kind.advise("FILE", "batch")
@@ -151,6 +161,10 @@ class Source:
         return TableLines(
             file, self._longest, self._note, quotes=quotes, keeps_blank=self._keeps_blank
         )
+
+    def split_array(self, file: BinaryIO) -> Iterator[Any]:
+        """Yield the rows of the JSON array that *file* is."""
+        return read_array(file, self._longest, self._note, load_row)
 
     def _note(self, number: int, size: int) -> None:
         self._line = number
@@ -185,8 +199,9 @@ Reader = Callable[[BufferedReader, Source], Iterator[Any]]
 KINDS: dict[str, Reader] = {
     "jsonl": _read_jsonl,
     "lines": lambda file, source: read_lines(source.split(file)),
-    "csv": lambda file, source: read_table(source.split_table(file), ","),
+    "csv": lambda file, source: read_table(source.split_table(file), source.delimiter or ","),
     "tsv": lambda file, source: read_table(source.split_table(file, quotes=False), "\t"),
+    "json": lambda file, source: source.split_array(file),
 }
 """The kinds of input by name."""
 

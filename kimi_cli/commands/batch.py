@@ -150,8 +150,8 @@ def _plan_campaign(
     parameters: Mapping[str, Any],
     system: str | None,
 ) -> Campaign:
-    rows, outcome = options.rows, options.outcome
-    kind = rows.choose_kind()
+    table, rows, outcome = options.table, options.rows, options.outcome
+    kind = table.choose_kind()
     shard = rows.find_shard()
     output = outcome.name_file(shard)
     if output is None:
@@ -161,8 +161,9 @@ def _plan_campaign(
     source = Source(
         files,
         kind,
-        longest=rows.max_line,
-        encoding=rows.encoding,
+        longest=table.max_line,
+        encoding=table.encoding,
+        delimiter=table.delimiter,
         notify=terminal.warn,
         keeps_blank=output is None,
     )

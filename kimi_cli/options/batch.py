@@ -15,10 +15,11 @@ from kimi_cli.batch.live import Speed
 from kimi_cli.batch.results import FORMATS, TABLES
 from kimi_cli.batch.schedulers import PARTITIONS, find_partition
 from kimi_cli.batch.selection import Shard, parse_shard
-from kimi_cli.batch.source import KINDS, STDIN
+from kimi_cli.batch.source import STDIN
 from kimi_cli.errors import CannotCreate
-from kimi_cli.options.bundles import bundle, encoding_option
-from kimi_cli.options.types import LARGEST_INPUT, Duration
+from kimi_cli.options.bundles import bundle
+from kimi_cli.options.tables import TableOptions, table_options
+from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
 from kimi_cli.prompt.templates import TemplateError, check_template
 
@@ -60,27 +61,13 @@ class RowOptions:
     """What the rows are, and which of them are this run's; None means not given."""
 
     prompt: str | None
-    kind: str | None
-    lines: bool
-    csv: bool
-    tsv: bool
-    encoding: str
     id_field: str | None
     id_prefix: str | None
     image_field: str | None
-    max_line: int
     allow_duplicate_ids: bool
     dedupe: bool
     shard: str | None
     max_rows: int | None
-
-    def choose_kind(self) -> str:
-        """Return the kind of input that an option names; raises UsageError for two."""
-        chosen = [f"--{name}" for name in KINDS if getattr(self, name, False)]
-        chosen += [f"--from {self.kind}"] if self.kind is not None else []
-        if len(chosen) > 1:
-            raise click.UsageError(f"{chosen[0]} and {chosen[1]} exclude each other")
-        return chosen[0].split()[-1].removeprefix("--") if chosen else next(iter(KINDS))
 
     def find_shard(self) -> Shard | None:
         """Return this run's part of the rows; None for all. Raises UsageError."""
@@ -188,16 +175,6 @@ row_options = bundle(
         metavar="TEMPLATE",
         help="Make each prompt from TEMPLATE and the row's {fields}; @FILE reads it.",
     ),
-    click.option(
-        "--from",
-        "kind",
-        type=click.Choice(list(KINDS)),
-        help="Set what the input is: objects, prompts a line, or a table with a header (jsonl).",
-    ),
-    click.option("--lines", is_flag=True, help="Short for --from lines."),
-    click.option("--csv", is_flag=True, help="Short for --from csv."),
-    click.option("--tsv", is_flag=True, help="Short for --from tsv."),
-    encoding_option,
     click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
     click.option(
         "--id-prefix",
@@ -208,13 +185,6 @@ row_options = bundle(
         "--image-field",
         metavar="NAME",
         help="Send the images that this field names, by their paths beside the input.",
-    ),
-    click.option(
-        "--max-line",
-        type=click.IntRange(1, LARGEST_INPUT),
-        default=64 * 2**20,
-        metavar="BYTES",
-        help="Refuse longer lines or rows (67108864).",
     ),
     click.option("--allow-duplicate-ids", is_flag=True, help="Run rows whose id came before."),
     click.option("--dedupe", is_flag=True, help="Ask once for rows that ask the same."),
@@ -361,6 +331,7 @@ limit_options = bundle(
 class BatchOptions:
     """All that ``batch`` alone may be told."""
 
+    table: TableOptions
     rows: RowOptions
     outcome: OutputOptions
     speed: Speed
@@ -368,5 +339,11 @@ class BatchOptions:
 
 
 batch_options = bundle(
-    BatchOptions, "options", row_options, output_options, speed_options, limit_options
+    BatchOptions,
+    "options",
+    table_options,
+    row_options,
+    output_options,
+    speed_options,
+    limit_options,
 )
