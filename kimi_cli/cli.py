@@ -33,6 +33,7 @@ COMMANDS = {
     "chat": "Talk: ask, read the answer, ask on.",
     "batch": "Answer every prompt of FILE (JSON Lines), or of standard input.",
     "log": "List, show, search and remove conversations.",
+    "template": "List, show, edit and save templates of prompts.",
     "models": "List the models of the host, the default marked with '*'.",
     "auth": "Keep, show and forget bearer tokens.",
     "schema": "Print the JSON Schema that NOTATION stands for.",

@@ -93,6 +93,10 @@ class Shape:
     """Body fields; ``model`` is always among them."""
     system: str | None = None
     template: str | None = None
+    template_system: str | None = None
+    """A system prompt with fields of the row."""
+    template_name: str = "--prompt"
+    """How the template was given."""
     id_field: str | None = None
     is_table: bool = False
     """Whether rows have cells of text, whatever is meant by them."""
@@ -242,7 +246,7 @@ def _find_id(row: JSON, shape: Shape) -> str | None:
 def _recognise(row: Any, shape: Shape) -> tuple[JSON, JSON]:
     """Return the body that *row* asks for, and the keys that are carried through."""
     if shape.template is not None:
-        return _apply_template(shape.template, row)
+        return _apply_template(shape.template, row, shape)
     if isinstance(row, str):
         return {"messages": [_user(Prompt(row))]}, {}
     if isinstance(row, list):
@@ -301,16 +305,17 @@ def _carry(row: JSON) -> JSON:
     return {key: value for key, value in row.items() if key not in used}
 
 
-def _apply_template(template: str, row: Any) -> tuple[JSON, JSON]:
+def _apply_template(template: str, row: Any, shape: Shape) -> tuple[JSON, JSON]:
     """All of an object is data, also what is named like a field of the API."""
     if not isinstance(row, (dict, str)):
         raise RecordError("invalid_row", "with a template a row must be an object or a string")
     fields, carried = (row, row) if isinstance(row, dict) else ({"prompt": row}, {})
     try:
         text = fill_template(template, fields)
+        system = fill_template(shape.template_system or "", fields)
     except TemplateError as error:
-        raise RecordError("missing_field", f"--prompt: {error}") from error
-    return {"messages": [_user(Prompt(text))]}, carried
+        raise RecordError("missing_field", f"{shape.template_name}: {error}") from error
+    return {"messages": _add_system([_user(Prompt(text))], system)}, carried
 
 
 def _read_batch_line(row: JSON) -> tuple[JSON, JSON]:

@@ -6,10 +6,7 @@ import base64
 import contextlib
 import difflib
 import os
-import shlex
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,9 +21,8 @@ from kimi_cli.errors import BadInput, CannotCreate, Terminated
 from kimi_cli.options.types import BodyField
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import STDIN, read_attachment, read_image
+from kimi_cli.system.editing import run_editor
 
-_EDITORS = ("VISUAL", "EDITOR")
-_USUAL_EDITOR = "vi"
 _OTHER_NAMES = {"?": "help", "h": "help", "q": "exit", "quit": "exit", "bye": "exit"}
 """What other programs call a command of ours, and mean by it."""
 _LIKE_OTHERS = {"clear": "new", "reset": "new"}
@@ -36,8 +32,6 @@ _BARE = {
     **dict.fromkeys(("help", "?"), "/help"),
 }
 """What is typed alone to leave, or when lost; nobody means to ask it."""
-_FAREWELL = 2.0
-"""Seconds for an editor to save and leave."""
 _NOTHING = ('""', "''")
 """How a shell's user writes an empty text."""
 
@@ -186,37 +180,8 @@ def _edit(talk: Talk, argument: str) -> None:
 
 
 def _run_editor(talk: Talk, path: Path) -> None:
-    found = (os.environ.get(name) for name in _EDITORS)
-    editor = next(filter(None, found), _USUAL_EDITOR)
     with keep_keyboard():
-        try:
-            process = subprocess.Popen(  # noqa: S603 - the user's own editor
-                [*shlex.split(editor), path],
-                env=remove_secrets(os.environ, talk.terms.settings),
-            )
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error).lower()
-            raise CannotCreate(
-                f"cannot run the editor '{editor}': {why}; set VISUAL or EDITOR to one that is here"
-            ) from error
-        status = _wait(process)
-    if status < 0:
-        ending = signal.Signals(-status).name
-        raise CannotCreate(f"the editor '{editor}' was ended by {ending}")
-    if status != 0:
-        raise CannotCreate(f"the editor '{editor}' ended with status {status}")
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Return how *process* ended; a signal that ends the chat lets it save its file first."""
-    try:
-        return process.wait()
-    except Terminated as ending:
-        process.send_signal(ending.signum)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_FAREWELL)
-        process.kill()
-        raise
+        run_editor(path, os.environ, remove_secrets(os.environ, talk.terms.settings))
 
 
 def _reasoning(talk: Talk, argument: str) -> None:

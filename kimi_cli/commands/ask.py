@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
+from kimi_cli.api.fields import override
 from kimi_cli.errors import ExitStatus
 from kimi_cli.options.asking import OutputOptions, ToolOptions, output_options, tool_options
 from kimi_cli.options.bundles import TurnOptions, turn_options, verbosity_options
+from kimi_cli.options.templating import TemplateOptions, dress, template_options
 from kimi_cli.prompt.content import Prompt
 from kimi_cli.prompt.reading import Reading, compose_prompt
 from kimi_cli.settings.precedence import Settings
@@ -20,6 +23,7 @@ from kimi_cli.turn.planning import plan_turn, warn_of_blindness
 
 if TYPE_CHECKING:
     from kimi_cli.api.messages import Message
+    from kimi_cli.prompt.templatefile import Template
     from kimi_cli.show.report import Report
 
 EPILOG = """\b
@@ -35,6 +39,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("prompt", nargs=-1)
 @turn_options
+@template_options
 @tool_options
 @output_options
 @verbosity_options
@@ -45,6 +50,7 @@ def ask(
     *,
     prompt: tuple[str, ...],
     options: TurnOptions,
+    drafts: TemplateOptions,
     tools: ToolOptions,
     output: OutputOptions,
 ) -> None:
@@ -55,15 +61,25 @@ def ask(
     comes, the model's reasoning to standard error.
     """
     output.check(as_json=options.answer.as_json)
-    opening = open_turn(terminal, options, _list_wishes(tools, output))
+    template = drafts.load()
+    if template is not None and tools.tool_result:
+        raise click.UsageError("--tool-result and --template exclude each other")
+    if template is not None:
+        request, form = dress(options.request, options.form, template, test=output.test)
+        options = replace(options, request=request, form=form)
+    opening = open_turn(terminal, options, _list_wishes(tools, output, template))
     terms = opening.terms
     report = _open_report(terminal, output)
     results: tuple[Message, ...] = ()
+    system = None
     if tools.tool_result:
         question = Prompt("")
         results = _read_results(terminal, prompt, options, tools, opening)
     else:
-        question = _read_prompt(terminal, prompt, options, terms.settings)
+        given = dict(drafts.define)
+        question, system = _read_prompt(terminal, prompt, options, terms.settings, template, given)
+    if terms.system is None:
+        terms = replace(terms, system=system)
     dialogue = None
     if not opening.is_alone:
         dialogue = opening.open_dialogue(opening.open_shelf(terminal))
@@ -86,7 +102,7 @@ def ask(
         context.exit(ExitStatus.NO)
 
 
-def _list_wishes(tools: ToolOptions, output: OutputOptions) -> Wishes:
+def _list_wishes(tools: ToolOptions, output: OutputOptions, template: Template | None) -> Wishes:
     """Return what is wanted of this one question; raises BadInput or MissingInput."""
     fields = {}
     if tools.tools is not None or tools.tool_choice is not None:
@@ -94,7 +110,7 @@ def _list_wishes(tools: ToolOptions, output: OutputOptions) -> Wishes:
 
         fields = list_fields(tools)
     return Wishes(
-        fields=fields,
+        fields=override(template.options, fields) if template is not None else fields,
         prefix=output.prefix or "",
         test=output.test,
         resumes=bool(tools.tool_result),
@@ -133,9 +149,17 @@ def _open_report(terminal: Terminal, output: OutputOptions) -> Report | None:
 
 
 def _read_prompt(
-    terminal: Terminal, words: tuple[str, ...], options: TurnOptions, settings: Settings
-) -> Prompt:
-    """Return what is asked; a person at a terminal who gave nothing sees the usage."""
+    terminal: Terminal,
+    words: tuple[str, ...],
+    options: TurnOptions,
+    settings: Settings,
+    template: Template | None,
+    given: Mapping[str, str],
+) -> tuple[Prompt, str | None]:
+    """Return what is asked, and the system prompt of a *template*.
+
+    A person at a terminal who gave nothing sees the usage.
+    """
     inputs = options.inputs
     named = [*words, *inputs.file, *inputs.image]
     _check_stdin(options, named)
@@ -143,10 +167,17 @@ def _read_prompt(
         raise click.UsageError("standard input is one image, and nothing else besides")
     reading = _make_reading(terminal, options, settings)
     use_stdin = not (inputs.no_stdin or options.connection.token_file == "-")
+    if template is not None:
+        from kimi_cli.prompt.filling import fill_prompt  # noqa: PLC0415 - for a template only
+
+        files, images = inputs.file, inputs.image
+        return fill_prompt(
+            template, words, files, images, given, use_stdin=use_stdin, reading=reading
+        )
     prompt = compose_prompt(words, inputs.file, inputs.image, use_stdin=use_stdin, reading=reading)
     if prompt is None:
         raise click.UsageError("there is no prompt; give it as an argument, or pipe it in")
-    return prompt
+    return prompt, None
 
 
 def _check_stdin(options: TurnOptions, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import click
 
 from kimi_cli.api.catalogue import is_blind, tell_blindness
 from kimi_cli.api.cost import show_amount
+from kimi_cli.api.fields import override
 from kimi_cli.batch.campaign import Campaign
 from kimi_cli.batch.live import make_pace, prepare_launch
 from kimi_cli.batch.outlook import make_outlook
@@ -38,6 +39,7 @@ from kimi_cli.options.bundles import (
     request_options,
     verbosity_options,
 )
+from kimi_cli.options.templating import dress
 from kimi_cli.prompt.content import LARGEST
 from kimi_cli.prompt.reading import Reading
 from kimi_cli.settings.configfile import LONG_PATIENCE
@@ -49,6 +51,7 @@ from kimi_cli.turn.forms import plan_check
 if TYPE_CHECKING:
     from kimi_cli.answer.checking import Check
     from kimi_cli.batch.inspection import Inspector
+    from kimi_cli.prompt.templatefile import Template
 
 EPILOG = """\b
 Examples:
@@ -86,11 +89,16 @@ def batch(
     """
     if not files and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("there is no input; name a FILE, or pipe prompts in")
+    if (template := options.rows.load_template()) is not None:
+        request, form = dress(request, form, template)
     settings = load_settings(terminal, host, connection, request)
     parameters = request.list_parameters(settings.profile)
+    parameters = override(template.options if template else {}, parameters)
     settings = settle_model(settings, parameters)
     check = plan_check(terminal, form, settings, json_mode=request.json_mode, test=False)
     campaign = _plan_campaign(terminal, files, options, settings, parameters, request.system)
+    if template is not None:
+        campaign = replace(campaign, shape=_shape_by(template, campaign.shape))
     inspector = None
     if check is not None:
         campaign, inspector = _have_checked(campaign, check, allow_invalid=form.allow_invalid)
@@ -117,9 +125,21 @@ def batch(
             )
             campaign.run(launch, watch)
             watch.finish()
+    _judge(terminal, tally, options, form, signum=watch.signum)
+
+
+def _judge(
+    terminal: Terminal,
+    tally: Tally,
+    options: BatchOptions,
+    form: FormOptions,
+    *,
+    signum: int | None,
+) -> None:
+    """Tell the figures of a run; raise Terminated, or BatchEnded where rows are not answered."""
     terminal.warn(tally.compose())
-    if watch.signum is not None:
-        raise Terminated(watch.signum)
+    if signum is not None:
+        raise Terminated(signum)
     status = tally.find_status(
         allow_incomplete=options.outcome.allow_incomplete, allow_invalid=form.allow_invalid
     )
@@ -195,6 +215,14 @@ def _plan_campaign(
         fsync=outcome.fsync or "interval",
         summary=outcome.summary,
         tally=Tally(outlook=make_outlook(output, outcome.format, on_error)),
+    )
+
+
+def _shape_by(template: Template, shape: Shape) -> Shape:
+    """Let *template* make the prompts; a system prompt of the command line is stronger."""
+    system = template.system if shape.system is None else None
+    return replace(
+        shape, template=template.text, template_system=system, template_name="--template"
     )
 
 

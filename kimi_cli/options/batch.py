@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,9 +19,13 @@ from kimi_cli.batch.source import STDIN
 from kimi_cli.errors import CannotCreate
 from kimi_cli.options.bundles import bundle
 from kimi_cli.options.tables import TableOptions, table_options
+from kimi_cli.options.templating import load_template, template_option
 from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
 from kimi_cli.prompt.templates import TemplateError, check_template
+
+if TYPE_CHECKING:
+    from kimi_cli.prompt.templatefile import Template
 
 PARTITION = "{partition}"
 """Stands for the partition's number."""
@@ -61,6 +65,7 @@ class RowOptions:
     """What the rows are, and which of them are this run's; None means not given."""
 
     prompt: str | None
+    template: str | None
     id_field: str | None
     id_prefix: str | None
     image_field: str | None
@@ -97,8 +102,16 @@ class RowOptions:
             )
         return self.id_prefix.replace(PARTITION, partition)
 
+    def load_template(self) -> Template | None:
+        """Return the template that was named; raises as ``templating.load_template`` does."""
+        if self.template is None:
+            return None
+        if self.prompt is not None:
+            raise click.UsageError("--prompt and --template exclude each other")
+        return load_template(self.template)
+
     def read_template(self) -> str | None:
-        """Return the template of the prompts; raises UsageError for one no row could fill in."""
+        """Return the template of ``--prompt``; raises UsageError for one no row could fill in."""
         if self.prompt is None:
             return None
         is_named = self.prompt.startswith("@")
@@ -175,6 +188,7 @@ row_options = bundle(
         metavar="TEMPLATE",
         help="Make each prompt from TEMPLATE and the row's {fields}; @FILE reads it.",
     ),
+    template_option,
     click.option("--id-field", metavar="NAME", help="Take each row's id from this field."),
     click.option(
         "--id-prefix",

@@ -31,6 +31,14 @@ def complete_profiles(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in profiles if name.startswith(incomplete)]
 
 
+def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Offer the templates that there are."""
+    from kimi_cli.prompt import templatefile  # noqa: PLC0415 - for completion only
+
+    names = templatefile.list_names(templatefile.find_templates(os.environ))
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Offer the conversations that there are."""
     from kimi_cli.conversation.archive import LATEST, open_archive  # noqa: PLC0415 - for completion only

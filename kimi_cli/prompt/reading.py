@@ -69,9 +69,9 @@ def compose_prompt(
     parts += attached
     pictures = [part for path in images for part in read_image(path, reading).others]
     is_free = use_stdin and STDIN not in (*paths, *images)
-    if is_free and (named or _stdin_is_ours(has_text=bool(parts or pictures))):
-        piped = _read_stdin(reading)
-        parts += [_drop_last_line_end(piped)] if piped.strip() else []
+    if is_free and (named or stdin_is_ours(has_text=bool(parts or pictures))):
+        piped = read_stdin(reading)
+        parts += [drop_last_line_end(piped)] if piped.strip() else []
     is_empty = not any(part.strip() for part in parts)
     if not pictures and (is_empty or parts == list(filter(_is_headline, attached))):
         raise BadInput("the prompt is empty; give it as an argument, with --file, or on stdin")
@@ -137,7 +137,7 @@ def read_prompts(reading: Reading) -> Iterator[str]:
 def read_attachment(path: str, reading: Reading) -> str:
     """Return a file's text under a line with its name."""
     if path == STDIN:
-        return f"stdin:\n{_drop_last_line_end(_read_stdin(reading))}"
+        return f"stdin:\n{drop_last_line_end(read_stdin(reading))}"
     return f"{_show_path(path)}:\n{read_text(path, reading)}"
 
 
@@ -153,13 +153,13 @@ def read_image(path: str, reading: Reading) -> Prompt:
 def read_part(path: str, reading: Reading) -> str:
     """Return a file's text, or that of standard input for ``-``, without its last line end."""
     if path == STDIN:
-        return _drop_last_line_end(_read_stdin(reading))
+        return drop_last_line_end(read_stdin(reading))
     return read_text(path, reading)
 
 
 def read_text(path: str, reading: Reading) -> str:
     """Return a file's text without its last line end; raises MissingInput or BadInput."""
-    return _drop_last_line_end(_decode(_read_file(path, reading), path, reading))
+    return drop_last_line_end(_decode(_read_file(path, reading), path, reading))
 
 
 def _read_file(path: str, reading: Reading) -> bytes:
@@ -176,7 +176,7 @@ def _stdin_is_terminal() -> bool:
     return sys.stdin is not None and os.isatty(_IN)
 
 
-def _stdin_is_ours(*, has_text: bool) -> bool:
+def stdin_is_ours(*, has_text: bool) -> bool:
     """Tell whether standard input is there to be read as (a part of) the prompt."""
     if sys.stdin is None:
         return False
@@ -188,7 +188,8 @@ def _stdin_is_ours(*, has_text: bool) -> bool:
     return True
 
 
-def _read_stdin(reading: Reading) -> str:
+def read_stdin(reading: Reading) -> str:
+    """Return the text of standard input; raises BadInput, MissingInput, TimedOut."""
     return _decode(_read_stdin_bytes(reading), _STDIN_NAME, reading)
 
 
@@ -273,6 +274,6 @@ def decode_argument(word: str) -> str:
         raise BadInput(f"an argument is not UTF-8 at byte {error.start}") from error
 
 
-def _drop_last_line_end(text: str) -> str:
+def drop_last_line_end(text: str) -> str:
     """Drop one line end: the parts are separated by a blank line of ours."""
     return text.removesuffix("\n").removesuffix("\r")

@@ -28,6 +28,11 @@ def check_template(template: str) -> None:
             )
 
 
+def list_fields(template: str) -> list[str]:
+    """Return the fields that *template* takes, each once, in their order."""
+    return list(dict.fromkeys(match[1] for match in re.finditer(_FIELD, template) if match[1]))
+
+
 def fill_template(template: str, row: Mapping[str, Any]) -> str:
     """Put the fields of *row* into ``{name}`` and ``{dotted.path}``; braces double to stay.
 
