@@ -53,6 +53,11 @@ check: lint types test ## lint, types and tests: what must pass before a commit
 pythons: ## try other Pythons, and the oldest packages, in systems of their own (Debian, as root)
 	.ci/pythons
 
+.PHONY: recipes
+recipes: $(VENV)/.test ## run the recipes of kimi-batch(1) with DuckDB, pandas and polars
+	$(PIP) install duckdb-cli pandas polars
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/test_table_recipes.py
+
 .PHONY: lint
 lint: $(VENV)/.test ## check style and formatting
 	$(BIN)/ruff check

@@ -50,7 +50,7 @@ def make_script(block: str) -> str:
     """A shell script of what a block lets run, be it YAML or Python."""
     if found := re.search(r"command: \[(.*?)\]", block, re.DOTALL):
         return shlex.join(word.strip().strip('"') for word in found[1].split(","))
-    if found := re.search(r'\.pipe\(\s*"(.*?)",\n', block):
+    if found := re.search(r'\.(?:pipe|run)\(\s*"(.*?)",\n', block):
         return found[1]
     return block
 
@@ -82,7 +82,7 @@ def test_every_printed_call_is_good(block: str, kimi: Kimi, home: Path) -> None:
         require("parallel")
     (home / "examples").mkdir()
     rows = (ROOT / "examples/prompts.jsonl").read_text()
-    for name in ("prompts.jsonl", "examples/prompts.jsonl"):
+    for name in ("prompts.jsonl", "examples/prompts.jsonl", "letters.jsonl"):
         (home / name).write_text(rows)
     (home / "reviews.csv").write_text("id,text\n1,It broke at once\n")
     (home / "questions.txt").write_text("What is a pipe?\n")
@@ -91,7 +91,8 @@ def test_every_printed_call_is_good(block: str, kimi: Kimi, home: Path) -> None:
     install(folder, "srun", 'shift 2; exec "$@"')
     install(folder, "scontrol", "")
     install(folder, "sleep", "")
-    install(folder, "jq", "cat > /dev/null")
+    for tool in ("jq", "sqlite3", "duckdb"):
+        install(folder, tool, "[ -t 0 ] || cat > /dev/null")
     path = f"{folder}:{kimi.environment['PATH']}"
     ran = kimi.shell(make_script(block), env={"PATH": path, **SCHEDULER}).wait()
     calls = [path.read_text().splitlines() for path in sorted(home.glob("call.*"))]

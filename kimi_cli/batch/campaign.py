@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from kimi_cli.batch.done import INVALID, Done, Mark, Stale
 from kimi_cli.batch.earlier import read_done
+from kimi_cli.batch.folders import FolderSink
 from kimi_cli.batch.layouts import JSON_LINES
 from kimi_cli.batch.ledger import Ledger, find_lines, read_output
 from kimi_cli.batch.records import NOT_ASKED, BadRecord, Record, Shape, read_records
@@ -107,6 +108,7 @@ class Campaign:
             table = self._make_table()
             ledger, stale = self._open_ledger(stack, table, front.notify)
             sink, done = self._open_sink(ledger, stale, earlier, table or self.format, front)
+            sink = FolderSink(sink, targets) if (targets := self.source.targets) else sink
             if self.rules.dedupe:
                 sink = self._open_twin_sink(stack, sink)
             places = Places()

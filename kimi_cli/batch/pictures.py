@@ -22,6 +22,8 @@ class Pictures:
     locate: Callable[[str], str]
     """Returns the path of what a row calls so."""
     reading: Reading
+    is_optional: bool = False
+    """Whether a row may have no such field."""
 
     def attach(self, messages: Any, row: JSON) -> Any:
         """Return *messages* with the images of *row* before the text of the last question.
@@ -40,6 +42,8 @@ class Pictures:
         raise BadInput("the row has images, and no message of a user that they belong to")
 
     def _list_paths(self, row: JSON) -> list[str]:
+        if self.field not in row and self.is_optional:
+            return []
         if self.field not in row:
             raise BadInput(
                 f"the row has no field '{self.field}' (--image-field); it has: {name_fields(row)}"

@@ -109,6 +109,8 @@ class Shape:
     pictures: Pictures | None = None
     id_prefix: str = ""
     """What the names of rows without an id begin with."""
+    unkept: str | None = None
+    """A field that is not carried to the output."""
 
 
 def read_records(rows: Iterable[Any], shape: Shape) -> Iterator[Record | BadRecord]:
@@ -133,7 +135,7 @@ def make_record(number: int, row: Any, shape: Shape) -> Record | BadRecord:
     except RecordError as error:
         # Not of what the message says: it names the file.
         key = make_key(f"{number}\0{error.code}".encode(), name)
-        carried = source if shape.template is not None else _carry(source)
+        carried = _keep(source, shape) if shape.template is not None else _carry(source)
         kind = NOT_ASKED if error.code == BLANK else "permanent"
         return BadRecord(number, identifier, error.code, str(error), key, source, carried, kind)
     asks_form = shape.form is not None and "response_format" not in body
@@ -305,11 +307,17 @@ def _carry(row: JSON) -> JSON:
     return {key: value for key, value in row.items() if key not in used}
 
 
+def _keep(row: JSON, shape: Shape) -> JSON:
+    """Return what is carried of a *row* whose fields are all data."""
+    return {key: value for key, value in row.items() if key != shape.unkept}
+
+
 def _apply_template(template: str, row: Any, shape: Shape) -> tuple[JSON, JSON]:
     """All of an object is data, also what is named like a field of the API."""
     if not isinstance(row, (dict, str)):
         raise RecordError("invalid_row", "with a template a row must be an object or a string")
-    fields, carried = (row, row) if isinstance(row, dict) else ({"prompt": row}, {})
+    fields = row if isinstance(row, dict) else {"prompt": row}
+    carried = _keep(row, shape) if isinstance(row, dict) else {}
     try:
         text = fill_template(template, fields)
         system = fill_template(shape.template_system or "", fields)

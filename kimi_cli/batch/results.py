@@ -213,6 +213,13 @@ def _write_merge(result: Result) -> JSON:
     return head | beside | {"kimi_response": _show_answer(result)}
 
 
+def find_text(result: Result) -> str | None:
+    """Return the text of an answer, the first where there are several; None for an error."""
+    texts = _write_text(result)
+    text = next(iter(texts), None) if isinstance(texts, list) else texts
+    return text if isinstance(text, str) else None
+
+
 def _write_text(result: Result) -> Any:
     if result.error is not None and not result.is_allowed:
         return None

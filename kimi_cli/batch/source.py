@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BufferedReader
+from pathlib import Path
 from stat import S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO
 
@@ -91,6 +92,11 @@ class Source:
     def is_lasting(self) -> bool:
         """Whether the input can be read again."""
         return STDIN not in self._paths and all(S_ISREG(stat.st_mode) for stat in self.stats)
+
+    @property
+    def targets(self) -> Mapping[str, Path]:
+        """The file that the answer to each row goes to, by the row's path; none here."""
+        return {}
 
     @property
     def total_bytes(self) -> int | None:

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,18 +15,19 @@ from kimi_cli.api.catalogue import is_blind, tell_blindness
 from kimi_cli.api.cost import show_amount
 from kimi_cli.api.fields import override
 from kimi_cli.batch.campaign import Campaign
+from kimi_cli.batch.folders import IMAGE, LEDGER, TEXT, FileSource, find_paths
 from kimi_cli.batch.live import make_pace, prepare_launch
 from kimi_cli.batch.outlook import make_outlook
 from kimi_cli.batch.pictures import Pictures
 from kimi_cli.batch.plan import POLICY, Plan
 from kimi_cli.batch.progress import open_progress
 from kimi_cli.batch.records import Shape
-from kimi_cli.batch.selection import Rules
+from kimi_cli.batch.selection import Rules, Shard
 from kimi_cli.batch.source import STDIN, TABLES, Source
 from kimi_cli.batch.summary import summed_up
 from kimi_cli.batch.tally import Tally
 from kimi_cli.batch.watch import watch_signals
-from kimi_cli.errors import BadInput, BatchEnded, ExitStatus, Terminated
+from kimi_cli.errors import BadInput, BatchEnded, CannotCreate, ExitStatus, Terminated
 from kimi_cli.host import load_settings, open_client
 from kimi_cli.options.batch import BatchOptions, batch_options
 from kimi_cli.options.bundles import (
@@ -87,8 +89,7 @@ def batch(
     a line of the hosted Batch APIs. With -o, what is in the file is final: the same command again
     asks only for what is missing.
     """
-    if not files and sys.stdin is not None and sys.stdin.isatty():
-        raise click.UsageError("there is no input; name a FILE, or pipe prompts in")
+    _check_input(files, options)
     if (template := options.rows.load_template()) is not None:
         request, form = dress(request, form, template)
     settings = load_settings(terminal, host, connection, request)
@@ -126,6 +127,18 @@ def batch(
             campaign.run(launch, watch)
             watch.finish()
     _judge(terminal, tally, options, form, signum=watch.signum)
+
+
+def _check_input(files: tuple[str, ...], options: BatchOptions) -> None:
+    """Raise UsageError where there is no input, or more than one kind of it."""
+    rows = options.rows
+    has_template = rows.prompt is not None or rows.template is not None
+    options.folders.check(files, options.table, has_template=has_template)
+    if options.folders.globs and rows.image_field is not None:
+        raise click.UsageError("--files knows images itself; leave --image-field out")
+    named = files or options.folders.globs
+    if not named and sys.stdin is not None and sys.stdin.isatty():
+        raise click.UsageError("there is no input; name a FILE, or pipe prompts in")
 
 
 def _judge(
@@ -170,23 +183,16 @@ def _plan_campaign(
     parameters: Mapping[str, Any],
     system: str | None,
 ) -> Campaign:
-    table, rows, outcome = options.table, options.rows, options.outcome
-    kind = table.choose_kind()
+    rows, outcome = options.rows, options.outcome
+    kind = options.table.choose_kind()
     shard = rows.find_shard()
-    output = outcome.name_file(shard)
+    output = _choose_output(options, shard)
     if output is None:
         outcome.refuse_without_file()
-    prefix = rows.find_prefix(is_filter=output is None and set(files) <= {STDIN})
+    is_filter = output is None and set(files) <= {STDIN} and not options.folders.globs
+    prefix = rows.find_prefix(is_filter=is_filter)
     on_error = outcome.on_error or ("defer" if output else "write")
-    source = Source(
-        files,
-        kind,
-        longest=table.max_line,
-        encoding=table.encoding,
-        delimiter=table.delimiter,
-        notify=terminal.warn,
-        keeps_blank=output is None,
-    )
+    source = _open_source(terminal, files, kind, options, keeps_blank=output is None)
     return Campaign(
         source=source,
         shape=Shape(
@@ -195,8 +201,9 @@ def _plan_campaign(
             template=rows.read_template(),
             id_field=rows.id_field,
             is_table=kind in TABLES,
-            pictures=_plan_pictures(terminal, rows.image_field, source, settings),
+            pictures=_plan_pictures(terminal, options, source, settings),
             id_prefix=prefix,
+            unkept=TEXT if options.folders.globs else None,
         ),
         rules=Rules(
             outcome.on_change,
@@ -226,10 +233,55 @@ def _shape_by(template: Template, shape: Shape) -> Shape:
     )
 
 
+def _open_source(
+    terminal: Terminal,
+    files: tuple[str, ...],
+    kind: str,
+    options: BatchOptions,
+    *,
+    keeps_blank: bool,
+) -> Source:
+    """Return the input."""
+    table, folders = options.table, options.folders
+    if not folders.globs:
+        return Source(
+            files,
+            kind,
+            longest=table.max_line,
+            encoding=table.encoding,
+            delimiter=table.delimiter,
+            notify=terminal.warn,
+            keeps_blank=keeps_blank,
+        )
+    paths = find_paths(folders.globs)
+    reading = Reading(table.encoding, limit=table.max_line)
+    return FileSource(paths, reading, folders.output_dir)
+
+
+def _choose_output(options: BatchOptions, shard: Shard | None) -> Path | None:
+    """Return the file of answers; None for standard output. Raises CannotCreate.
+
+    A folder of answers is made, and has one of its own where none is named.
+    """
+    output, folder = options.outcome.name_file(shard), options.folders.output_dir
+    if folder is None:
+        return output
+    if not options.outcome.dry_run:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotCreate(f"cannot create {folder}: {error.strerror}") from error
+    is_named = options.outcome.output is not None
+    return output if is_named or not folder.is_dir() else folder / LEDGER
+
+
 def _plan_pictures(
-    terminal: Terminal, field: str | None, source: Source, settings: Settings
+    terminal: Terminal, options: BatchOptions, source: Source, settings: Settings
 ) -> Pictures | None:
     """Return how the images of rows are read, None where no field names any."""
+    if options.folders.globs:
+        return Pictures(IMAGE, source.locate, Reading(limit=LARGEST), is_optional=True)
+    field = options.rows.image_field
     if field is None:
         return None
     if is_blind(settings.model) or settings.needs_engine:

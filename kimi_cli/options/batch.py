@@ -18,7 +18,7 @@ from kimi_cli.batch.selection import Shard, parse_shard
 from kimi_cli.batch.source import STDIN
 from kimi_cli.errors import CannotCreate
 from kimi_cli.options.bundles import bundle
-from kimi_cli.options.tables import TableOptions, table_options
+from kimi_cli.options.tables import FolderOptions, TableOptions, folder_options, table_options
 from kimi_cli.options.templating import load_template, template_option
 from kimi_cli.options.types import Duration
 from kimi_cli.prompt.reading import Reading, read_text
@@ -346,6 +346,7 @@ class BatchOptions:
     """All that ``batch`` alone may be told."""
 
     table: TableOptions
+    folders: FolderOptions
     rows: RowOptions
     outcome: OutputOptions
     speed: Speed
@@ -356,6 +357,7 @@ batch_options = bundle(
     BatchOptions,
     "options",
     table_options,
+    folder_options,
     row_options,
     output_options,
     speed_options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,6 +40,11 @@ class TableOptions:
     encoding: str
     max_line: int
 
+    def names_kind(self) -> bool:
+        """Tell whether an option says what the input is."""
+        named = (self.kind is not None, self.delimiter is not None, self.lines, self.csv, self.tsv)
+        return any(named)
+
     def choose_kind(self) -> str:
         """Return the kind of input that an option names; raises UsageError for two."""
         chosen = [f"--{name}" for name in KINDS if getattr(self, name, False)]
@@ -52,6 +58,47 @@ class TableOptions:
                 f"--delimiter and --from {kind} exclude each other; it is of CSV"
             )
         return kind
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FolderOptions:
+    """Which files are rows, and where the answer to each goes; None means not given."""
+
+    globs: tuple[str, ...]
+    output_dir: Path | None
+
+    def check(self, files: tuple[str, ...], table: TableOptions, *, has_template: bool) -> None:
+        """Raise UsageError for options that make no sense together."""
+        if not self.globs:
+            if self.output_dir is not None:
+                raise click.UsageError("--output-dir has a file for each of --files; name those")
+            return
+        if files:
+            raise click.UsageError("--files and FILE exclude each other; put a pattern in quotes")
+        if table.names_kind():
+            raise click.UsageError("--files takes each file whole, and no --from or --delimiter")
+        if not has_template:
+            raise click.UsageError("--files needs a prompt, such as -p 'Summarise: {text}'")
+
+
+folder_options = bundle(
+    FolderOptions,
+    "folders",
+    click.option(
+        "--files",
+        "globs",
+        multiple=True,
+        metavar="GLOB",
+        help="Make a row of each file that GLOB names: path, name, stem, text or image; "
+        "repeatable.",
+    ),
+    click.option(
+        "--output-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Write the answer to each of --files to a file in DIR, named after it.",
+    ),
+)
 
 
 table_options = bundle(

@@ -86,12 +86,12 @@ def _warn_of_names(words: Sequence[str], paths: Sequence[str], reading: Reading)
         if word != STDIN and (paths or "." in word or "/" in word) and os.path.isfile(word)
     ]
     if names:
-        shown = ", ".join(map(_show_path, names[:_SHOWN])) + (", …" if names[_SHOWN:] else "")
+        shown = ", ".join(map(show_path, names[:_SHOWN])) + (", …" if names[_SHOWN:] else "")
         are = "is a file" if len(names) == 1 else "are files"
         reading.warn(f"sent as words, though there {are} of that name: {shown}; attach with -f")
 
 
-def _show_path(path: str) -> str:
+def show_path(path: str) -> str:
     """Return a name that can be sent and shown, whatever its bytes are."""
     return os.fsencode(path).decode("utf-8", "replace")
 
@@ -138,7 +138,7 @@ def read_attachment(path: str, reading: Reading) -> str:
     """Return a file's text under a line with its name."""
     if path == STDIN:
         return f"stdin:\n{drop_last_line_end(read_stdin(reading))}"
-    return f"{_show_path(path)}:\n{read_text(path, reading)}"
+    return f"{show_path(path)}:\n{read_text(path, reading)}"
 
 
 def read_image(path: str, reading: Reading) -> Prompt:
@@ -147,7 +147,7 @@ def read_image(path: str, reading: Reading) -> Prompt:
 
     if path == STDIN:
         return Prompt((make_image(_read_stdin_bytes(reading), _STDIN_NAME),))
-    return Prompt((make_image(_read_file(path, reading), _show_path(path)),))
+    return Prompt((make_image(_read_file(path, reading), show_path(path)),))
 
 
 def read_part(path: str, reading: Reading) -> str:
