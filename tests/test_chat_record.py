@@ -127,7 +127,11 @@ TEXT = {"type": "text", "text": "What?"}
 
 @pytest.mark.parametrize(
     ("content", "title"),
-    [([IMAGE], "[image_url]"), ([TEXT, IMAGE], "What?"), ([IMAGE, TEXT, IMAGE], "What?")],
+    [
+        ([IMAGE], "[image: of no kind, 0 bytes]"),
+        ([TEXT, IMAGE], "What?"),
+        ([IMAGE, TEXT, IMAGE], "What?"),
+    ],
     ids=["image", "text and image", "text between images"],
 )
 def test_a_question_with_parts_is_asked_again_whole(

@@ -186,7 +186,7 @@ def test_a_chat_asks_again_with_its_image(chat: Start, server: ReplayServer, hom
 
 @given(st.lists(st.sampled_from(["a", "", " ", 1, 2, (3, "b")]), max_size=5))
 def test_prompts_are_joined(kinds: list[object]) -> None:
-    """Nothing is lost; one text behind all images, and one prompt alone stays as it is."""
+    """Nothing is lost or moved but images alone, which stand first; one alone stays as it is."""
     prompts = []
     for kind in kinds:
         match kind:
@@ -199,9 +199,15 @@ def test_prompts_are_joined(kinds: list[object]) -> None:
     joined = join_prompts(prompts)
     asked = [prompt for prompt in prompts if not prompt.is_empty]
     if len(asked) == 1:
-        assert joined == asked[0]
-    assert list(joined.others) == [part for prompt in asked for part in prompt.others]
-    assert joined.text == "\n\n".join(prompt.text for prompt in asked if prompt.text)
+        assert joined is asked[0]
+        return
+    alone = [part for prompt in asked if not prompt.text for part in prompt.others]
+    beside = [part for prompt in asked if prompt.text for part in prompt.others]
+    assert list(joined.others) == alone + beside
+    said = [prompt.text for prompt in asked if prompt.text]
+    assert "".join(joined.text.split()) == "".join("".join(said).split())
+    if not joined.others:
+        assert joined.content == "\n\n".join(said)
 
 
 @given(st.binary(max_size=60))

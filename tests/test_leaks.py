@@ -363,5 +363,6 @@ def test_json_of_an_answer_holds_no_header(noisy: Kimi, server: ReplayServer, ho
     result = noisy("--json", "hi")
     assert set(json.loads(result.stdout)) == {
         "content", "reasoning", "model", "id", "finish_reason", "usage",
+        "tokens", "cost", "currency",
     }  # fmt: skip
     assert_clean(result, home)

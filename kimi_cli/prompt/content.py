@@ -48,17 +48,29 @@ class Prompt:
 def join_prompts(prompts: Iterable[Prompt]) -> Prompt:
     """Return one prompt of several, empty ones left out; a blank line parts their texts.
 
-    What is no text stands before all that is.
+    Pictures alone stand first; parts that had an order keep it, and what is only text follows.
     """
     asked = [prompt for prompt in prompts if not prompt.is_empty]
     if len(asked) == 1:
         return asked[0]
-    text = "\n\n".join(prompt.text for prompt in asked if prompt.text)
-    return put_before([part for prompt in asked for part in prompt.others], text)
+    pictures = [part for prompt in asked if not prompt.text for part in prompt.others]
+    parts: list[JSON] = []
+    texts: list[str] = []
+    for prompt in asked:
+        if isinstance(prompt.content, str):
+            texts.append(prompt.content)
+        elif prompt.text:
+            parts += [*_make_text(texts), *prompt.content]
+            texts = []
+    return put_before([*pictures, *parts], "\n\n".join(texts))
+
+
+def _make_text(texts: list[str]) -> list[JSON]:
+    return [{"type": "text", "text": "\n\n".join(texts)}] if texts else []
 
 
 def put_before(parts: Sequence[JSON], text: str) -> Prompt:
-    """Return the prompt of *parts* that are no text, and a *text* behind them, if there is one."""
+    """Return the prompt of *parts*, and a *text* behind them, if there is one."""
     if not parts:
         return Prompt(text)
     return Prompt((*parts, {"type": "text", "text": text}) if text else tuple(parts))
@@ -73,7 +85,7 @@ def name_part(part: JSON) -> str:
     head, comma, data = url.partition(",")
     if not url.startswith("data:") or not comma:
         return f"image: {url}"
-    kind = head.removeprefix("data:").partition(";")[0]
+    kind = head.removeprefix("data:").partition(";")[0] or "of no kind"
     return f"image: {kind}, {len(data) * 3 // 4 - data[-2:].count('='):,} bytes"
 
 
