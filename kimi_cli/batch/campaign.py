@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kimi_cli.batch.columns import Columns, read_columns
 from kimi_cli.batch.done import INVALID, Done, Mark, Stale
 from kimi_cli.batch.earlier import read_done
 from kimi_cli.batch.folders import FolderSink
@@ -128,6 +129,9 @@ class Campaign:
             )
             if self.rules.is_whole:
                 records = condemn_wrong_input(records, self.tally)
+            if self.format == "table":
+                columns = None if self.output is None else _find_columns(self.output)
+                records = Columns(columns).lay_out(records)
             run = launch(records, sink, lambda: self.source.read_bytes)
             front.start(run)
             try:
@@ -349,6 +353,12 @@ def _close(sink: Sink, tally: Tally) -> None:
     except OutputFailed as error:
         tally.stop_reason, tally.stop_status = str(error), error.status
         raise
+
+
+def _find_columns(output: Path) -> list[str] | None:
+    """Return the columns of rows that an output has; None where it has none yet."""
+    with open(output, "rb") as file:
+        return read_columns(file.readline())
 
 
 def _find_format(output: Path) -> str | None:

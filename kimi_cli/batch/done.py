@@ -27,6 +27,10 @@ _ASKS = (
     rb'(?:,"row":\d+,"attempts":\d+,"ms":\d+)?'  # or the cost stood before it
     rb'(?:,"asks":"(?P<asks>[0-9a-f]{32})")?'
 )
+_TABLE = rb'\{"custom_id":(' + _TEXT + rb'"),"row":\d+,"status":"'
+_TABLE_MARK = b',"kimi":"'  # as it stands between cells, and never within one
+_TORN_TABLE = rb',"row":\d*(?:(?<=\d)(,.*))?\Z'
+_ROW, _STATUS = b',"row":', b',"status":"'
 _TORN = rb'(?s)\{"custom_id":' + _TEXT + rb'(?:\\?|"(,.*)?)\Z'
 _BEGINNING, _MARK = b'{"custom_id":"', b',"kimi":{"key":"'
 
@@ -231,7 +235,7 @@ def read_mark(line: bytes) -> Mark | None:
     """Read the beginning of a *line*; None when it is not ours, as our program writes it."""
     head = re.match(_HEAD, line)
     if head is None:
-        return None
+        return _read_table_mark(line)
     try:
         name = json.loads(head[1])
     except ValueError:
@@ -258,9 +262,43 @@ def read_asks(line: bytes) -> bytes | None:
     return bytes.fromhex((head["asks"] or head[2]).decode())
 
 
+def _read_table_mark(line: bytes) -> Mark | None:
+    """Read the mark of a line of a table, which stands in its middle."""
+    if (head := re.match(_TABLE, line)) is None:
+        return None
+    start = line.find(_TABLE_MARK, head.end()) + len(_TABLE_MARK)
+    end = line.find(b'"', start)
+    if start < len(_TABLE_MARK) or end < 0:
+        return None
+    try:
+        return parse_mark(json.loads(head[1]), line[start:end].decode())
+    except ValueError:
+        return None
+
+
+def parse_mark(name: str, text: str) -> Mark | None:
+    """Read what the table of a row of that *name* says of it; None where it is not ours."""
+    key, *more = text.split(" ")
+    told = dict(word.partition("=")[::2] for word in more)
+    replaces = told.get("replaces")
+    if len(key) != 32:
+        return None
+    try:
+        return Mark(
+            name,
+            bytes.fromhex(key),
+            told.get("failed"),
+            "incomplete" in told,
+            tuple(map(bytes.fromhex, replaces.split(","))) if replaces else (),
+            told.get("shard"),
+        )
+    except ValueError:
+        return None
+
+
 def begins_line(tail: bytes) -> bool:
     """Tell whether *tail* is the beginning of a line of ours, and no line of somebody else."""
-    if re.match(_HEAD, tail):
+    if re.match(_HEAD, tail) or re.match(_TABLE, tail):
         return True
     if _BEGINNING.startswith(tail):
         return True
@@ -268,6 +306,10 @@ def begins_line(tail: bytes) -> bool:
     if torn is None:
         return False
     rest = torn[1] or b""
+    if _ROW.startswith(rest):
+        return True
+    if table := re.match(_TORN_TABLE, rest, re.DOTALL):
+        return _STATUS.startswith(table[1] or b"")
     key = rest.removeprefix(_MARK)
     return _MARK.startswith(rest) or (
         len(key) < len(rest) and key.strip(b"0123456789abcdef") == b""

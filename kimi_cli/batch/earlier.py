@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from kimi_cli.api import codec
 from kimi_cli.api.messages import find_lack
-from kimi_cli.batch.done import Done, Mark, hash_id, read_mark
+from kimi_cli.batch.done import Done, Mark, hash_id, parse_mark, read_mark
 from kimi_cli.errors import BadInput, KimiError, MissingInput
 from kimi_cli.prompt.kinds import find_kind
 
@@ -133,6 +133,8 @@ def _read_line(line: bytes) -> Mark | _Told | None:
 def _read_ours(document: dict[str, Any]) -> Mark | None:
     """Read a line of ours that another program wrote again."""
     name, mark = document.get("custom_id"), document.get("kimi")
+    if isinstance(name, str) and isinstance(mark, str):
+        return parse_mark(name, mark)
     if not isinstance(name, str) or not isinstance(mark, dict):
         return None
     key, failed = mark.get("key"), mark.get("failed")

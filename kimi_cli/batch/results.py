@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +14,10 @@ from kimi_cli.api.cost import Cost
 from kimi_cli.api.messages import find_message
 from kimi_cli.api.parts import gather_text, read_content, read_reasoning
 from kimi_cli.api.text import mend_surrogates
+from kimi_cli.api.usage import read_tokens
+from kimi_cli.batch.columns import OURS
 from kimi_cli.batch.done import INVALID
-from kimi_cli.batch.records import JSON, BadRecord, Record
+from kimi_cli.batch.records import JSON, NOT_ASKED, BadRecord, Record
 
 if TYPE_CHECKING:
     from kimi_cli.answer.forms import Fit
@@ -227,11 +229,58 @@ def _write_text(result: Result) -> Any:
     return texts if len(result.choices) > 1 else next(iter(texts), None)
 
 
+def _write_table(result: Result) -> dict[str, Any]:
+    """Return the object of one line."""
+    error = result.error or {}
+    usage = read_tokens((result.document or {}).get("usage"))
+    several = result.contents if len(result.choices) > 1 else None
+    return {
+        "custom_id": result.record.id,
+        "row": result.record.number,
+        "status": _name_status(result),
+        "content": codec.dumps(several) if several is not None else result.content or "",
+        "reasoning": result.reasoning or "",
+        "finish_reason": str(result.choice.get("finish_reason") or ""),
+        "prompt_tokens": usage.prompt or 0,
+        "completion_tokens": usage.completion or 0,
+        "cached_tokens": usage.cached or 0,
+        "reasoning_tokens": usage.reasoning or 0,
+        "cost": 0.0 if result.cost is None else float(result.cost.to_json()),
+        "error_code": str(error.get("code") or ""),
+        "error": str(error.get("message") or ""),
+        "attempts": result.attempts,
+        "ms": result.milliseconds,
+        "kimi": " ".join(_tell_mark(result)),
+        "carried": "",
+        **result.record.carried,
+    }
+
+
+def _name_status(result: Result) -> str:
+    if result.error is not None:
+        return NOT_ASKED if result.error["class"] == NOT_ASKED else "failed"
+    return "ok" if result.lack is None else "incomplete"
+
+
+def _tell_mark(result: Result) -> Iterator[str]:
+    """Yield what a later run knows the row by."""
+    yield result.record.key
+    if result.error is not None:
+        yield f"failed={result.error['class']}"
+    elif result.lack is not None:
+        yield "incomplete"
+    if result.replaces:
+        yield f"replaces={','.join(result.replaces)}"
+    if result.shard is not None:
+        yield f"shard={result.shard}"
+
+
 FORMATS: dict[str, Callable[[Result], Any]] = {
     "batch": _write_batch,
     "flat": _write_flat,
     "merge": _write_merge,
     "text": _write_text,
+    "table": _write_table,
 }
 """The output formats by name; options, help and completion read this table."""
 
@@ -249,7 +298,10 @@ def name_format(line: bytes) -> str | None:
 
 
 def _name_format(line: JSON) -> str | None:
-    keys = list(line)[2:]  # behind those of make_head
+    keys = list(line)
+    if tuple(keys[: len(OURS)]) == OURS:
+        return "table"
+    keys = keys[2:]  # behind those of make_head
     if keys[:3] == ["id", "response", "error"]:
         return "batch"
     if keys[: len(_ANSWER)] == _ANSWER:
