@@ -31,13 +31,14 @@ FLOORS = (
     {"turn"},
     {"chat"},
     {"commands"},
-    {"cli", "__main__"},
+    {"cli", "__main__", "frames"},
 )
 ENVIRONMENT_READERS = {
     "chat.slash",
     "cli",
     "commands.auth",
     "commands.template",
+    "frames",
     "host",
     "options.batch",
     "options.completion",
