@@ -180,10 +180,10 @@ LINES, METHODS, ATTRIBUTES = 60, 15, 12
 
 LARGE: dict[str, tuple[int, int, str]] = {
     "batch.gauges.Limit": (12, 14, "its value, its bound and its trial, one fact each"),
-    "batch.jobs.Job": (2, 14, "a table: what is known of one row on its way"),
+    "batch.jobs.Job": (3, 14, "a table: what is known of one row on its way"),
     "batch.ramp.Ramp": (9, 13, "what was measured, and what was concluded from it"),
     "batch.records.Shape": (0, 13, "a table: one field for each thing that rows are told"),
-    "batch.results.Result": (7, 14, "a table: one field for each thing told of a row"),
+    "batch.results.Result": (7, 15, "a table: one field for each thing told of a row"),
     "batch.tally.Tally": (15, 34, "a table of figures, one field for each that is told"),
     "settings.profiles.Profile": (0, 21, "a table: one field for each thing known of a host"),
     "settings.precedence.Settings": (10, 16, "a table: one field for each setting"),

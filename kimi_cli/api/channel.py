@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 
+from kimi_cli.api.allowance import SMALL, Allowance, Reader, Share
 from kimi_cli.api.http1 import FinalResponse, unpack
 from kimi_cli.api.replies import DOCUMENT_LIMIT, ERROR_LIMIT
 from kimi_cli.api.secrecy import Veil
@@ -32,6 +33,8 @@ class WholeReply:
     fields: HTTPMessage
     veil: Veil = _NO_VEIL
     """Hides the token that the request brought."""
+    share: Share | None = None
+    """What a large body takes of the memory for all; who holds the document holds it."""
 
     @property
     def ends_by_closing(self) -> bool:
@@ -45,15 +48,16 @@ class WholeReply:
 
     def read(self, limit: int) -> bytes:
         """Return the body; raises NotTheApi beyond *limit* bytes, StreamTruncated."""
-        data = bytearray()
+        pieces, size = [], 0
         try:
             for piece in unpack(iter((self.body,)), self.header("content-encoding")):
-                data += piece
-                if len(data) > limit:
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit:
                     raise NotTheApi(f"the host sent more than {limit} bytes in one document")
         except HTTPException as error:
             raise StreamTruncated(f"the packed body was cut off: {error}") from error
-        return bytes(data)
+        return b"".join(pieces)  # of a body that is not packed this is no copy
 
 
 class Channel:
@@ -68,12 +72,16 @@ class Channel:
         connect: float,
         explain: Callable[[KimiError, str], None] = lambda error, model: None,
         veil: Veil = _NO_VEIL,
+        allowance: Allowance | None = None,
     ) -> None:
         """Prepare; the connection (within *connect* seconds) is made with the first post.
 
         *explain* is the client's, for whoever reads the replies; *veil* hides its token in them.
+        Large replies are read while the *allowance* of all channels has room for them.
         """
         self.explain = explain
+        self.reader = Reader(allowance or Allowance())
+        """Who waits for that room."""
         self._veil = veil
         self._transport = transport
         self._connect = connect
@@ -91,6 +99,7 @@ class Channel:
         """
         with self._lock:
             self._posting, self._aborted = body, False
+        self.reader.begin()
         try:
             reply = self._receive(self._send(body))
             if self._aborted:
@@ -145,11 +154,26 @@ class Channel:
         """Read the reply to its end, or a little more than a document may have."""
         with contextlib.closing(response):
             limit = DOCUMENT_LIMIT if 200 <= response.status < 300 else ERROR_LIMIT
-            data = _read_bounded(response, limit)
+            data, share = self._read(response, limit)
             must_close = response.will_close or len(data) > limit
         if must_close:
             self.close()
-        return WholeReply(response.status, data, response.msg, self._veil)
+        return WholeReply(response.status, data, response.msg, self._veil, share)
+
+    def _read(self, response: HTTPResponse, limit: int) -> tuple[bytes, Share | None]:
+        """Return the body, or of a larger one than *limit* a little more; and what it takes."""
+        length, start = response.length, b""
+        if length is None or length > limit:
+            start = _read_bounded(response, min(limit, SMALL))
+            if len(start) <= SMALL:
+                return start, None
+            length = limit
+        elif length <= SMALL:
+            return response.read(), None
+        share = self.reader.take(length, lambda: self._aborted)
+        data = _read_bounded(response, limit, start) if start else response.read()
+        share.shrink(len(data))
+        return data, share
 
     def _open(self) -> socket.socket:
         """Return the socket of the connection, opening it when there is none.
@@ -171,12 +195,10 @@ class Channel:
         return connected
 
 
-def _read_bounded(response: HTTPResponse, limit: int) -> bytes:
-    """Return the body, or of a larger one a little more than *limit* bytes."""
-    if response.length is not None and response.length <= limit:
-        return response.read()
+def _read_bounded(response: HTTPResponse, limit: int, start: bytes = b"") -> bytes:
+    """Return *start* and the rest of the body, or of a larger one a little more than *limit*."""
     # Only read1 is bounded whatever the sizes of chunks are: very small, or below nothing.
-    data = bytearray()
+    data = bytearray(start)
     while len(data) <= limit and (piece := response.read1(_PIECE)):
         data += piece
     return bytes(data)

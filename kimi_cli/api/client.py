@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from kimi_cli import __version__
 from kimi_cli.api import codec
+from kimi_cli.api.allowance import Allowance
 from kimi_cli.api.catalogue import Model
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.limits import Limits, sleep
@@ -46,6 +47,8 @@ _T = TypeVar("_T")
 
 _ENDPOINT = "/chat/completions"
 _EVENT_LIMIT = 64 * 2**20
+ANSWER_LIMIT = DOCUMENT_LIMIT
+"""Characters of an answer that comes in pieces, as many as one in one piece can have."""
 _SOON = 5.0
 """Seconds for what may as well be left out."""
 _GRACE = 5.0
@@ -162,6 +165,11 @@ class Stream:
         if holds_error(chunk):
             raise refuse(self._reply, chunk)
         self._folder.add(chunk)
+        if self._folder.size > ANSWER_LIMIT:
+            raise NotTheApi(
+                f"the host sent an answer of more than {ANSWER_LIMIT} characters, which no model "
+                "does; --max-tokens asks it for less"
+            )
 
     def _tell_progress(self) -> str:
         if self._received:
@@ -224,8 +232,11 @@ class Client:
         """Ask the host's models endpoint; raises as ``complete`` does."""
         return self._persist(self._fetch_models)
 
-    def open_channel(self) -> Channel:
-        """Return a kept connection for many requests, all from one thread."""
+    def open_channel(self, allowance: Allowance | None = None) -> Channel:
+        """Return a kept connection for many requests, all from one thread.
+
+        Those that share an *allowance* hold no more of large replies at once.
+        """
         return Channel(
             self._transport,
             _ENDPOINT,
@@ -233,6 +244,7 @@ class Client:
             connect=self._limits.connect,
             explain=self.explain,
             veil=self._veil,
+            allowance=allowance,
         )
 
     def explain(self, error: KimiError, model: str) -> None:

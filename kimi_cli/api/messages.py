@@ -27,6 +27,8 @@ FULL_STOPS = frozenset(
 _CUT_SHORT = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens")
 
 ROLES = ("system", "user", "assistant", "tool")
+_LOGPROB, _FRAGMENT = 100, 50
+"""Characters that the probability of a token counts for, and a fragment of a call besides them."""
 _RARE = {"reasoning_content", "tool_calls", "tool_call_id", "name"}
 
 
@@ -237,8 +239,8 @@ class _Call:
         self._name: list[str] = []
         self._arguments: list[str] = []
 
-    def add(self, fragment: JSON, function: JSON) -> None:
-        """Take one fragment: only the first has a name, all have arguments.
+    def add(self, fragment: JSON, function: JSON) -> int:
+        """Take one fragment, and return its size: only the first has a name, all have arguments.
 
         llama.cpp has sent arguments as an object, whole (ggml-org/llama.cpp#20198).
         """
@@ -247,6 +249,7 @@ class _Call:
         self._name.append(_expect_text(function.get("name") or ""))
         arguments = function.get("arguments") or ""
         self._arguments.append(arguments if isinstance(arguments, str) else codec.dumps(arguments))
+        return _FRAGMENT + len(self._name[-1]) + len(self._arguments[-1])
 
     def join(self) -> JSON:
         """Return the call in the API's shape."""
@@ -272,6 +275,8 @@ class ChunkFolder:
         self._usage: JSON | None = None
         self._logprobs: JSON | None = None
         self.finish_reason: str | None = None
+        self.size = 0
+        """How much has come, in characters or as much: who listens may keep all of it."""
 
     def add(self, chunk: JSON) -> None:
         """Fold one ``chat.completion.chunk`` object, or a whole ``chat.completion``.
@@ -309,17 +314,21 @@ class ChunkFolder:
                 known = self._logprobs.setdefault(key, [] if isinstance(values, list) else values)
                 if isinstance(known, list) and isinstance(values, list):
                     known += values
+                    self.size += sum(map(_measure, values))
 
     def _add_delta(self, delta: JSON) -> None:
         if reasoning := read_reasoning(delta):
             self._reasoning.append(reasoning)
+            self.size += len(reasoning)
         if content := delta.get("content"):
             text, thoughts = read_content(content)
             self._reasoning += [thoughts] if thoughts else []
             self._content += [text] if text else []
+            self.size += len(text) + len(thoughts)
         if refusal := gather_text(delta.get("refusal")):
             self._content.append(refusal)
             self._refusal.append(refusal)
+            self.size += len(refusal)
         for fragment in delta.get("tool_calls") or ():
             self._add_tool_call(fragment)
         if (call := delta.get("function_call")) and not delta.get("tool_calls"):
@@ -333,7 +342,8 @@ class ChunkFolder:
             index = len(self._tool_calls) - (0 if function.get("name") else 1)
         elif not isinstance(index, int):
             raise TypeError("not an index")
-        self._tool_calls.setdefault(index, _Call()).add(fragment, function)
+        call = self._tool_calls.setdefault(index, _Call())
+        self.size += call.add(fragment, function)
 
     def take(self) -> Delta | None:
         """Return the text that came since the last call; None when there was none."""
@@ -355,6 +365,12 @@ class ChunkFolder:
             "".join(self._refusal) or None,
             self._logprobs,
         )
+
+
+def _measure(logprob: object) -> int:
+    """Return what a token's logarithm takes, and those of others in its place."""
+    others = logprob.get("top_logprobs") if isinstance(logprob, dict) else None
+    return _LOGPROB * (1 + (len(others) if isinstance(others, list) else 0))
 
 
 def find_message(choice: JSON) -> JSON:

@@ -80,9 +80,9 @@ class Crew:
                 outcome = self._outcomes.get_nowait()
 
     def abort_late(self, now: float, timeout: float) -> None:
-        """End attempts that take longer than *timeout* seconds."""
+        """End attempts that take longer than *timeout* seconds, but for what they wait for us."""
         for job in self._flying.values():
-            if now - job.began > timeout:
+            if job.is_late(now, timeout):
                 job.abort()
 
     def abandon(self) -> list[Job]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kimi_cli.api import codec
+from kimi_cli.api.allowance import Share
 from kimi_cli.api.channel import Channel
 from kimi_cli.api.cost import Cost
 from kimi_cli.api.estimate import estimate_tokens
@@ -75,6 +76,13 @@ class Job:
         self.cost = round(self.cost * self.tokens / before)
         self.payload, self.is_fresh = body, True
 
+    def is_late(self, now: float, timeout: float) -> bool:
+        """Tell whether the attempt takes longer than *timeout*, without what it waits for us."""
+        took = now - self.began
+        if took <= timeout or self.channel is None:
+            return took > timeout
+        return took - self.channel.reader.waited > timeout
+
     def abort(self) -> None:
         """End the attempt that is under way."""
         if self.channel is not None:
@@ -99,6 +107,8 @@ class Outcome:
     """What each choice of an answer is that had to have a form, and has it."""
     problem: str | None = None
     """Why it has it not."""
+    share: Share | None = None
+    """What a large document takes of the memory for all."""
 
     @property
     def retry_after(self) -> float | None:
@@ -120,7 +130,9 @@ def attempt(job: Job, channel: Channel, inspect: Callable[[Outcome], None]) -> O
         try:
             outcome = _exchange(job, channel)
         except KimiError as error:
-            outcome = Outcome(job, time.monotonic(), error=error)
+            # Its trace would keep the reply alive as long as the error is.
+            error.__cause__ = error.__context__ = None
+            outcome = Outcome(job, time.monotonic(), error=error.with_traceback(None))
         inspect(outcome)
     except Exception as error:  # noqa: BLE001 - a bug must end the run, not hang it
         return Outcome(job, time.monotonic(), error=KimiError(f"{type(error).__name__}: {error}"))
@@ -139,7 +151,7 @@ def _exchange(job: Job, channel: Channel) -> Outcome:
         channel.explain(error, str(codec.loads(job.payload).get("model")))
         raise
     name = reply.veil.cover(find_request_id(reply))
-    return Outcome(job, time.monotonic(), reply.status, name, document, lack)
+    return Outcome(job, time.monotonic(), reply.status, name, document, lack, share=reply.share)
 
 
 def complete(outcome: Outcome) -> Result:
@@ -161,6 +173,7 @@ def complete(outcome: Outcome) -> Result:
         cost=job.paid,
         attempts=job.attempts + 1,
         milliseconds=max(0, int(1000 * (outcome.at - job.began))),
+        share=outcome.share,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from kimi_cli.api.allowance import Allowance
 from kimi_cli.api.client import Client
 from kimi_cli.api.text import quantify
 from kimi_cli.batch.pace import START, Pace
@@ -79,7 +81,7 @@ def prepare_launch(
     inspector: Inspector | None = None,
 ) -> Launch:
     """Return what makes the live run of records, whose answers an *inspector* may look at."""
-    means = Means(client.open_channel, front)
+    means = Means(partial(client.open_channel, Allowance()), front)
     if inspector is not None:
         means = replace(means, prepare=inspector.prepare, inspect=inspector.inspect)
 

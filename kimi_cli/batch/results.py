@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kimi_cli.api import codec
+from kimi_cli.api.allowance import Share
 from kimi_cli.api.cost import Cost
 from kimi_cli.api.messages import find_message
 from kimi_cli.api.parts import gather_text, read_content, read_reasoning
@@ -54,6 +55,8 @@ class Result:
     """Whether its text will do though it has an error, and not the form it had to have."""
     shard: str | None = None
     """The shard of the run, where it has one."""
+    share: Share | None = None
+    """What a large document takes of the memory for all; it is free when the line is written."""
 
     @property
     def is_invalid(self) -> bool:
