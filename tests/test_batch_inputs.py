@@ -201,6 +201,31 @@ def test_lines_of_no_row_are_counted(
     assert len(server.requests) == 7
 
 
+def test_lines_of_no_row_are_in_the_summary(
+    batch: Kimi, server: ReplayServer, source: Path, out: Path, summary: Path
+) -> None:
+    """Those of the output alone, also where --done-from says that its rows are done elsewhere."""
+    earlier = out.with_name("earlier.jsonl")
+    write_rows(source, make_rows(8))
+    assert batch(str(source), "-o", str(earlier)).status == 0
+    write_rows(source, make_rows(5))
+    command = (str(source), "-o", str(out), "--summary", str(summary))
+    assert batch(*command).status == 0
+    assert json.loads(summary.read_text())["strays"] == 0
+    write_rows(source, [*make_rows(10)[:3], *make_rows(10)[7:]])
+    both = (*command, "--done-from", str(earlier))
+    assert "2 output lines belong to no row of the input" in batch(*both, "--dry-run").error
+    result = batch(*both)
+    assert result.status == 0
+    assert "2 output lines belong to no row of the input" in result.error
+    shown = json.loads(summary.read_text())
+    assert (shown["strays"], shown["rows"]["skipped"], shown["rows"]["answered"]) == (2, 4, 2)
+    # Without an output there is none whose lines could be strange.
+    result = batch(str(source), "--done-from", str(earlier), "--summary", str(summary))
+    assert "no row" not in result.error
+    assert json.loads(summary.read_text())["strays"] == 0
+
+
 # What a row lacks
 
 

@@ -58,6 +58,7 @@ def test_the_summary_is_whole(batch: Kimi, server: ReplayServer, source: Path, o
             "not_asked": 0,
             "changed": 0, "duplicates": 0, "held": 0,
         },
+        "strays": 0,
         "sends": 6,
         "retries": 1,
         "sends_with_unknown_outcome": 0,

@@ -93,9 +93,9 @@ class Campaign:
                 done = read_output(
                     self.output, lambda mark: any(test(mark) for test in unwanted), layout
                 )
+        lines = None if self.output is None else done.list_lines()
         done.merge(read_done(self._find_earlier(notify), notify))
-        is_alone = self.output is not None and not self.done_from
-        return select(self.read_all(), done, self.rules, self.tally, is_alone=is_alone)
+        return select(self.read_all(), done, self.rules, self.tally, lines=lines)
 
     def run(self, launch: Launch, front: Front) -> None:
         """Carry it out by what *launch* makes; the tally says what became of it.
@@ -108,6 +108,7 @@ class Campaign:
             earlier = read_done(self._find_earlier(front.notify), front.notify)
             table = self._make_table()
             ledger, stale = self._open_ledger(stack, table, front.notify)
+            lines = None if ledger is None else ledger.done.list_lines()
             sink, done = self._open_sink(ledger, stale, earlier, table or self.format, front)
             sink = FolderSink(sink, targets) if (targets := self.source.targets) else sink
             if self.rules.dedupe:
@@ -125,7 +126,7 @@ class Campaign:
                 self.rules,
                 self.tally,
                 places.note if sorts else None,
-                is_alone=ledger is not None and not self.done_from,
+                lines=lines,
             )
             if self.rules.is_whole:
                 records = condemn_wrong_input(records, self.tally)

@@ -67,6 +67,12 @@ class HashSet:
         self._count += 1
         return True
 
+    def copy(self) -> HashSet:
+        """Return a set of the same hashes, which shares its buckets until one of the two grows."""
+        twin = HashSet(self._rest + 2)
+        twin._buckets, twin._count = list(self._buckets), self._count
+        return twin
+
     def merge(self, other: HashSet) -> None:
         """Add every hash of *other*, which holds hashes of the same size."""
         if not other:
@@ -109,6 +115,22 @@ class Flaws:
         return name in self._ids if by_id else key in self._keys
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines of one output, by the keys and the hashed ids of their rows."""
+
+    keys: HashSet
+    ids: HashSet
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.keys)
+
+    def hold(self, key: bytes, name: bytes) -> bool:
+        """Tell whether a row has one."""
+        return key in self.keys or name in self.ids
+
+
 class Done:
     """What earlier runs finished: the keys of rows, and their ids."""
 
@@ -134,6 +156,10 @@ class Done:
     def __len__(self) -> int:
         """How many rows are done."""
         return len(self.keys)
+
+    def list_lines(self) -> Lines:
+        """Return the lines of which is known by now."""
+        return Lines(self.keys.copy(), self.ids.copy())
 
     def merge(self, other: Done) -> None:
         """Add what *other* knows of."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from kimi_cli.batch.done import Done, HashSet, hash_id
+from kimi_cli.batch.done import Done, HashSet, Lines, hash_id
 from kimi_cli.batch.records import (
     NOT_ASKED,
     BadRecord,
@@ -72,17 +72,16 @@ def select(
     tally: Tally,
     note_place: Callable[[bytes, int], None] | None = None,
     *,
-    is_alone: bool = False,
+    lines: Lines | None = None,
 ) -> Iterator[Record | BadRecord]:
     """Yield the rows that are to be run; the others are counted in *tally*.
 
     After a row that must not be run (its id came before, or what it asks has changed) none is
     yielded any more, but all are counted. *note_place* is told the key and the number of every
     row that may have a line of output, and the hashed id of one whose line has another key.
-    Where what is *done* is that of one output and *is_alone*, its lines of no row are counted.
+    Of the *lines* of an output those are counted that belong to no row.
     """
-    lines = len(done)
-    sieve = _Sieve(done, rules, tally)
+    sieve = _Sieve(done, rules, tally, lines)
     for record in records:
         fresh = sieve.judge(record)
         if fresh is None:
@@ -95,21 +94,22 @@ def select(
             yield sieve.rename(fresh)
         elif sieve.holds and rules.is_whole:
             yield sieve.explain(fresh)
-    if is_alone:
-        tally.strays = max(0, lines - sieve.known)
+    if lines is not None:
+        tally.strays = max(0, len(lines) - sieve.known)
 
 
 class _Sieve:
     """Judges row after row by those before it, and by what is done."""
 
-    def __init__(self, done: Done, rules: Rules, tally: Tally) -> None:
+    def __init__(self, done: Done, rules: Rules, tally: Tally, lines: Lines | None = None) -> None:
         self._done = done
+        self._lines = lines
         self._rules = rules
         self._tally = tally
         self._ids, self._keys = HashSet(8), HashSet(16)
         self._repeats: dict[str, int] = {}
         self.known = 0
-        """Rows that have a line, by their key or id."""
+        """Rows that have one of the lines, by their key or id."""
         self.holds = False
         """Whether the last row is held back, for others have changed, or came twice."""
 
@@ -124,9 +124,8 @@ class _Sieve:
         if not is_refused and not self._keys.add(bytes.fromhex(record.key)):
             self._repeats[record.key] = self._repeats.get(record.key, 1) + 1
             record = replace(record, key=repeat_key(record.key, self._repeats[record.key]))
-        self.known += not is_refused and (
-            bytes.fromhex(record.key) in self._done.keys or hash_id(record.id) in self._done.ids
-        )
+        if self._lines is not None and not is_refused:
+            self.known += self._lines.hold(bytes.fromhex(record.key), hash_id(record.id))
         if rules.shard is not None and record.number not in rules.shard:
             return None
         tally.read += 1

@@ -245,6 +245,7 @@ class Tally:
                 "duplicates": self.duplicates,
                 "held": self.held,
             },
+            "strays": self.strays,
             "sends": self.sends,
             "retries": self.retries,
             "sends_with_unknown_outcome": self.unknown,
