@@ -12,7 +12,7 @@ from conftest import CANARY
 from conversations import CONVERSATIONS, assistant, echo, keep, list_contents, read_record, user
 from program import Kimi
 from screen import Start, say
-from server import Cut, ReplayServer, Reply, completion, refusal, stream
+from server import Cut, ReplayServer, Reply, Wait, chunk, completion, event, refusal, stream
 
 
 @pytest.fixture
@@ -36,6 +36,20 @@ def test_each_line_is_a_question(piped: Kimi, server: ReplayServer, home: Path) 
         "two\u2028three",
     ]
     assert not (home / CONVERSATIONS).exists()
+
+
+def test_max_time_is_for_one_question(piped: Kimi, server: ReplayServer) -> None:
+    """It counts from the question, for all answers to it; the next question has it anew."""
+    slow = [Wait(2.5), event(chunk({"content": "no"}, "stop")), event("[DONE]")]
+    reply = Reply(slow, headers={"Content-Type": "text/event-stream"}, framing="chunked")
+    server.answer(lambda request: reply)
+    limited = piped.but("--max-time", "4", "--retries", "0")
+    result = limited(stdin=b"one\ntwo\n")
+    assert (result.stdout, result.status) == (b"no\n\nno\n", 0), result.error
+    result = limited("--choice", "a,b", "--reask", "3", stdin=b"one\n")
+    assert (result.stdout, result.status) == (b"", 75)
+    assert "not done within 4 s (limit: max-time)" in result.error
+    assert len(server.requests) == 4
 
 
 def test_a_pipe_gets_plain_text(piped: Kimi, server: ReplayServer) -> None:

@@ -243,7 +243,7 @@ def test_an_endless_error(once: Kimi, server: ReplayServer) -> None:
 def test_garbage_instead_of_http(ask: Kimi, server: ReplayServer, reply: bytes) -> None:
     """What is not HTTP is exit 76, one line, and not tried again."""
     server.script(Reply([reply], framing="raw"))
-    assert_failed(ask("hi"), 76, "does not speak HTTP")
+    assert_failed(ask("hi"), 76, "does not speak HTTP", "; check its port, and the base URL")
     assert len(server.requests) == 1
 
 
@@ -285,7 +285,7 @@ def test_no_content(once: Kimi, server: ReplayServer, mode: tuple[str, ...]) -> 
 def test_a_reset_instead_of_a_reply(once: Kimi, server: ReplayServer) -> None:
     """A connection that dies without a reply may be tried again: exit 75."""
     server.script(Reply([Reset()], framing="raw"))
-    assert_failed(once("hi"), 75, "closed the connection without a reply")
+    assert_failed(once("hi"), 75, "closed the connection without a reply", "; try again later")
 
 
 def test_100_continue_is_passed_over(ask: Kimi, server: ReplayServer) -> None:

@@ -262,6 +262,12 @@ class Client:
         if error.refusal.verdict is Verdict.TOKEN_REFUSED and "Authorization" not in self._headers:
             error.miss_token()
 
+    def begin(self) -> Client:
+        """Return a client for one question: the limit of the whole counts from now."""
+        client = copy(self)
+        client._limits = replace(self._limits, since=time.monotonic())
+        return client
+
     def hurry(self) -> Client:
         """Return a client for what is only good to know: it waits little, and tries once."""
         client = copy(self)
@@ -301,23 +307,19 @@ class Client:
         raise AssertionError("unreachable")
 
     def _complete_once(self, request: Request, deadline: float | None) -> Completion:
-        with self._post(request, deadline) as reply:
+        with self._send("POST", _ENDPOINT, request.encode(), deadline) as reply:
             return read_completion(self._veil.cover(read_answer(reply)))
 
     def _start_stream(self, stack: ExitStack, request: Request, deadline: float | None) -> Stream:
         with ExitStack() as attempt:
-            stream = Stream(attempt.enter_context(self._post(request, deadline)), self._veil)
+            sent = self._send("POST", _ENDPOINT, request.encode(), deadline)
+            stream = Stream(attempt.enter_context(sent), self._veil)
             stack.push(attempt.pop_all())
             return stream
 
     def _fetch_models(self, deadline: float | None) -> list[Model]:
         with self._send("GET", "/models", None, deadline) as reply:
             return read_models(read_listing(reply))
-
-    @contextmanager
-    def _post(self, request: Request, deadline: float | None) -> Iterator[Reply]:
-        with self._send("POST", _ENDPOINT, request.encode(), deadline) as reply:
-            yield reply
 
     @contextmanager
     def _send(

@@ -42,10 +42,11 @@ def explain_failure(
     if connecting and isinstance(error, (HTTPException, OSError)):
         return _explain_unreached(root, f"cannot reach {host}{via}: {reason}", route)
     if isinstance(root, HTTPException) and not isinstance(root, (*_CUTS, CutHead)):
-        return NotTheApi(f"{host} does not speak HTTP: {reason}")
+        return NotTheApi(f"{host} does not speak HTTP: {reason}; check its port, and the base URL")
     if isinstance(error, (HTTPException, OSError)):
         where = "within its" if isinstance(root, (IncompleteRead, CutHead)) else "without a"
-        return StreamTruncated(f"{host} closed the connection {where} reply: {reason}")
+        what = f"{host} closed the connection {where} reply: {reason}"
+        return StreamTruncated(f"{what}; try again later")
     raise error
 
 

@@ -82,7 +82,7 @@ def read_listing(reply: Readable) -> list[Any]:
         raise refuse(reply, document)
     entries = document.get("data") if isinstance(document, dict) else document
     if not isinstance(entries, list):
-        raise NotTheApi(f"the host sent no list (HTTP {reply.status})")
+        raise NotTheApi(f"the host sent no list (HTTP {reply.status}); check --base-url")
     return entries
 
 

@@ -166,7 +166,8 @@ class _Exchange:
             if isinstance(item, KimiError):
                 raise item
             if isinstance(item, Exception):
-                raise StreamTruncated(f"the connection broke: {describe(item)}") from item
+                what = f"the connection broke: {describe(item)}"
+                raise StreamTruncated(f"{what}; try again later") from item
 
     def give_up(self) -> None:
         """Cut the connection; the carrying thread wakes up at its end and cleans up."""

@@ -88,7 +88,7 @@ class Talk:
             self.coming, self.terms = Coming(), replace(self.terms, system=None)
             watched = self._attend(look) if attended else nullcontext(())
             with watched as watching, self.stopper.allow():
-                answer = turn.ask(self.client, self.terminal, look, *listeners, *watching)
+                answer = turn.ask(self.client.begin(), self.terminal, look, *listeners, *watching)
             self._answers += answer.has_text or bool(answer.ending.tool_calls)
         self._warn_when_full("")
         return answer
