@@ -14,7 +14,7 @@ from answers import assert_failed
 from conftest import CANARY
 from program import Kimi
 from resolver import lead_to
-from server import ReplayServer, Reply, stream
+from server import ReplayServer, Reply, completion, stream
 
 
 def free_port() -> int:
@@ -114,9 +114,12 @@ def test_plain_http_in_a_network_of_ones_own(
     write_config(home, PLAIN.format(host=host, allowed="true"))
     result = run()
     assert (result.stdout, result.status) == (b"x\n", 0), result.error
+    write_config(home, PLAIN.format(host=host, allowed="true").replace("http:", "HTTP:"))
+    server.script(stream("x"))
+    assert run().status == 0
     write_config(home, PLAIN.format(host=host, allowed="false"))
     assert_failed(run(), 78, "profile near", "use https", "insecure_http = true in its profile")
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -373,6 +376,20 @@ def test_a_proxy_is_asked_for_a_tunnel(
     assert head.startswith(b"CONNECT kimi.example:443 HTTP/1.")
     assert base64.b64encode(b"me:pw") in head
     assert CANARY.encode() not in head
+
+
+def test_a_query_goes_through_the_tunnel(kimi: Kimi, certificate: Callable[..., Path]) -> None:
+    """F21: a pasted endpoint with its query is the same by way of a proxy, in ask and batch."""
+    path, url = certificate("kimi.example"), f"{REMOTE}/chat/completions?api-version=1&key=a%2Fb"
+    with ReplayServer(path) as server, proxy(ESTABLISHED, server.port) as tunnel:
+        server.script(stream("x"), completion("x"))
+        environment = {"HTTPS_PROXY": f"http://{tunnel.address}", "SSL_CERT_FILE": str(path)}
+        words = ("--no-auth", "--base-url", url)
+        assert kimi("ask", *words, "hi", env=environment).status == 0
+        assert kimi("batch", *words, stdin=b'"hi"\n', env=environment).status == 0
+        paths = [request.path for request in server.requests]
+    assert paths == ["/v1/chat/completions?api-version=1&key=a%2Fb"] * 2
+    assert b"api-version" not in b"".join(tunnel.heads)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def find_route(base_url: str, environment: Mapping[str, str], query: str = "") -
     if (place := split_socket(base_url)) is not None:
         path, prefix = place
         return Route(f"http://localhost{prefix}", socket=path, query=query)
-    is_plain = is_loopback(base_url) or base_url.startswith("http:")
+    is_plain = is_loopback(base_url) or _speaks(base_url, "http")
     named = _find_authorities(environment)
     return Route(
         base_url,
@@ -39,6 +39,10 @@ def find_route(base_url: str, environment: Mapping[str, str], query: str = "") -
         are_named=bool(named),
         query=query,
     )
+
+
+def _speaks(base_url: str, scheme: str) -> bool:
+    return base_url.partition(":")[0].lower() == scheme
 
 
 def _find_proxies(base_url: str, environment: Mapping[str, str]) -> Mapping[str, str]:
@@ -70,7 +74,7 @@ def _find_proxies(base_url: str, environment: Mapping[str, str]) -> Mapping[str,
 
 def _find_store(base_url: str) -> tuple[str, ...]:
     """Return the files and folders of those whom this system trusts, as its OpenSSL has them."""
-    if not base_url.startswith("https:"):
+    if not _speaks(base_url, "https"):
         return ()
     import ssl  # noqa: PLC0415 - for TLS only
 
