@@ -54,7 +54,8 @@ def test_the_summary_is_whole(batch: Kimi, server: ReplayServer, source: Path, o
         "rows": {
             "read": 6, "skipped": 1, "failed_before": 0, "invalid_before": 0,
                 "incomplete_before": 0,
-            "answered": 3, "incomplete": 1, "failed": 1, "invalid": 0, "deferred": 1,
+            "answered": 3, "incomplete": 1, "failed": 1, "invalid": 0, "same": 0,
+            "deferred": 1,
             "not_asked": 0,
             "changed": 0, "duplicates": 0, "held": 0,
         },
