@@ -174,11 +174,11 @@ def test_what_tells_of_no_row_is_counted(
     [
         (b"\x28\xb5\x2f\xfd\x04\x00abc", "zstd"),
         (b"PAR1\x15\x04", "Parquet"),
-        (b"SQLite format 3\0\x10", "SQLite"),
-        (b"PK\x03\x04\x14", "zip"),
+        (b"SQLite format 3\0\x10", "an SQLite database"),
+        (b"PK\x03\x04\x14", "a zip archive"),
         ('{"custom_id":"r0"}'.encode("utf-16"), "UTF-16"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "a binary file"),
-        (gzip.compress(b"\x89PNG\r\n\x1a\n\0\0", mtime=0), "a binary file"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "an image (PNG)"),
+        (gzip.compress(b"\x89PNG\r\n\x1a\n\0\0", mtime=0), "an image (PNG)"),
     ],
 )
 def test_a_binary_file_is_refused(
