@@ -157,7 +157,7 @@ SCENES = [
         stdout="In the year\n",
         stderr=said(
             "the answer was cut off after 11 characters: the connection broke: "
-            "the reply ended too early"
+            "the reply ended too early; try again later"
         ),
         door="killed",
     ),
@@ -395,7 +395,7 @@ SCENES = [
         75,
         stderr=said(
             "the answer was cut off before its first word: the connection broke: "
-            "the reply ended too early"
+            "the reply ended too early; try again later"
         ),
     ),
     Scene(
@@ -422,7 +422,7 @@ SCENES = [
         stdout="In the year\n",
         stderr=said(
             "the answer was cut off after 11 characters: the connection broke: "
-            "the reply ended too early"
+            "the reply ended too early; try again later"
         ),
     ),
     Scene(
@@ -432,7 +432,7 @@ SCENES = [
         stdout=f"{STORY}\n",
         stderr=said(
             "the answer was cut off after 174 characters: the connection broke: "
-            "the reply ended too early"
+            "the reply ended too early; try again later"
         ),
     ),
     # nginx
@@ -504,7 +504,7 @@ SCENES = [
         stdout="In the year\n",
         stderr=said(
             "the answer was cut off after 11 characters: the connection broke: "
-            "the reply ended too early"
+            "the reply ended too early; try again later"
         ),
         path="/cut/v1",
     ),
@@ -567,7 +567,7 @@ SCENES = [
         stdout="In the year\n",
         stderr=said(
             "the answer was cut off after 11 characters: the connection broke: "
-            "the reply ended too early"
+            "the reply ended too early; try again later"
         ),
         path="/cut/v1",
     ),

@@ -42,7 +42,7 @@ def test_a_result_is_one_line(style: str, content: str, note: str) -> None:
     assert line.endswith(b"\n")
     assert len(line.decode().splitlines()) == 1
     document = json.loads(line)
-    assert list(document)[0] == "custom_id"
+    assert next(iter(document)) == "custom_id"
     assert "kimi" in document
     expected = content.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     found = {

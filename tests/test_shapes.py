@@ -90,7 +90,7 @@ def test_a_batch_writes_other_shapes(
     elif style == "text":
         assert line == content
     else:
-        answer = line if style == "flat" else line["kimi_response"]
+        answer = line["kimi_response"] if style == "merge" else line
         assert (answer["content"], answer["reasoning"] or "") == (content, reasoning)
     assert len(server.requests) == 1
 
@@ -269,7 +269,7 @@ def test_what_passes_the_check_can_be_written(body: dict[str, Any]) -> None:
         lack = find_lack(body)
     except NotTheApi:
         return
-    record = Record(1, "r", b"{}", {"prompt": "hi"}, {}, "k" * 16, named=False)
+    record = Record(1, "r", b"{}", {"prompt": "hi"}, {}, "k" * 16, asks="k" * 16, named=False)
     for style in FORMATS:
         line = encode_results([Result(record, 200, "q", body, lack=lack)], style)
         assert line.count(b"\n") == 1

@@ -215,17 +215,18 @@ class _Exchange:
         """Send *call*; return the response, body unread."""
         # A server may answer, and hang up, before it has read a long prompt: its reply tells more.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connected.sendall(transport.compose_head(call) + b"\r\n")
-            self._send_body(connected, call.body or b"")
+            self._send_in_pieces(
+                connected, transport.compose_head(call) + b"\r\n" + (call.body or b"")
+            )
         response = FinalResponse(connected, method=call.method)
         response.begin()
         return response
 
-    def _send_body(self, connected: socket.socket, body: bytes) -> None:
-        """Send *body* in pieces: a slow upload is progress, one that stands still is not."""
-        for start in range(0, len(body), _PIECE):
+    def _send_in_pieces(self, connected: socket.socket, data: bytes) -> None:
+        """Send *data* piece by piece: a slow upload is progress, one that stands still is not."""
+        for start in range(0, len(data), _PIECE):
             self.timer.touch()
-            connected.sendall(body[start : start + _PIECE])
+            connected.sendall(data[start : start + _PIECE])
 
 
 class Reply:

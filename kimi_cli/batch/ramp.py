@@ -49,7 +49,7 @@ class Ramp:
 
     def slow_down(self, in_flight: int, now: float) -> None:
         """Begin anew at what is in flight: what a limit held back must not leave as a herd."""
-        self.restart(min(self.level, max(float(START), in_flight)), now)
+        self.restart(min(self.level, max(self._first, in_flight)), now)
 
     def reach(self, level: float) -> None:
         """Allow at least *level*."""
