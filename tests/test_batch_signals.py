@@ -116,6 +116,7 @@ class Recorder:
     """A sink that keeps what it is given."""
 
     defers = False
+    waiting = 0
 
     def __init__(self) -> None:
         """Start empty."""
