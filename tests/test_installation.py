@@ -102,3 +102,13 @@ def test_a_source_that_is_not_installed_names_itself(tmp_path: Path) -> None:
         python = Path(os.path.realpath(sys.executable))
     advice = ask_advice(python, tmp_path, "markdown")
     assert f"-m pip install '{tmp_path}[markdown]'" in advice
+
+
+def test_books_that_are_older_than_the_source(tmp_path: Path) -> None:
+    """An extra that came later is not in them: the folder has it."""
+    shutil.copytree(ROOT / "kimi_cli", tmp_path / "kimi_cli")
+    books = tmp_path / "kimi_pipe-0.0.1.dist-info"
+    books.mkdir()
+    (books / "METADATA").write_text("Metadata-Version: 2.1\nName: kimi-pipe\nVersion: 0.0.1\n")
+    advice = ask_advice(sys.executable, tmp_path, "markdown")
+    assert advice.endswith(f"-m pip install '{tmp_path}[markdown]'")

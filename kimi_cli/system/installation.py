@@ -27,9 +27,11 @@ def advise_extra(extra: str) -> str:
     try:
         listed = metadata.requires(_NAME) or []
     except metadata.PackageNotFoundError:  # run from its source
-        return advise_packages(f"{_HOME}[{extra}]")
+        listed = []
     wanted = re.compile(rf"""\s*([^;]+?)\s*;.*\bextra\s*==\s*["']{re.escape(extra)}["']""")
-    return advise_packages(*(found[1] for line in listed if (found := wanted.match(line))))
+    named = [found[1] for line in listed if (found := wanted.match(line))]
+    # What was noted when it was installed may be older than a source that is used in place.
+    return advise_packages(*(named or [f"{_HOME}[{extra}]"]))
 
 
 def advise_packages(*words: str) -> str:
