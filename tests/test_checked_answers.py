@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,21 @@ def test_a_notation_is_spelled_out(kimi: Kimi) -> None:
     assert result.status == 0
     assert json.loads(result.stdout) == read_notation("name, mood: happy or sad")
     assert kimi("schema", "a b").status == 65
+
+
+@pytest.mark.parametrize("command", ["ask", "batch"])
+def test_a_validator_that_is_missing_can_be_installed(
+    kimi: Kimi, server: ReplayServer, tmp_path: Path, command: str
+) -> None:
+    """The command that helps is printed, and nothing is asked."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['jsonschema_rs'] = None\n")
+    result = kimi(
+        *(command, "--base-url", server.url, "--no-auth", "--schema", "name"),
+        *(["hi"] if command == "ask" else []),
+        stdin=b'"hi"\n',
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert (result.status, result.stdout) == (78, b"")
+    assert f"run: {sys.executable} -m pip install 'jsonschema-rs" in result.error
+    assert result.error.count("\n") == 1
+    assert server.connections == 0

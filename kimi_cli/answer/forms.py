@@ -200,8 +200,10 @@ def make_schema(schema: Any) -> SchemaForm:
     try:
         import jsonschema_rs  # noqa: PLC0415 - an optional extra
     except ImportError as error:
+        from kimi_cli.system.installation import advise_extra  # noqa: PLC0415 - for this failure
+
         raise ConfigError(
-            "--schema needs the package jsonschema-rs; install it: pip install jsonschema-rs"
+            "--schema needs jsonschema-rs, which is not installed; run: " + advise_extra("schema")
         ) from error
     if not isinstance(schema, Mapping):
         raise BadInput("the schema is no JSON object")
